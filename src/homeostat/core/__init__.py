@@ -1,0 +1,1 @@
+"""Contracts and small pure helpers. Imports nothing but torch and numpy."""

@@ -1,0 +1,84 @@
+"""A snapshot of one step: what vitals measure and treatments look at. Plain tensors, no hooks, no modules.
+
+Leading replica axes `*R` pass through everything: a solo run has none, a fleet of R seeds has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from torch import Tensor
+
+from homeostat.core.draw import Draw
+
+
+class Reading(StrEnum):
+    """What a component needs captured. The shell captures only what somebody reads."""
+
+    ACTIVATIONS = "activations"
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    UPDATES = "updates"
+    LOSS = "loss"
+    PROBE = "probe"
+    INITIAL = "initial"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fixed batch and a pure way to run the network on it, for what cannot be read off the training step.
+
+    Args:
+        parameters: name -> detached copy of each trainable parameter, [*param]. Solo only (no replica axis).
+        inputs: the probe batch, [N, ...].
+        targets: its targets.
+        outputs: parameters -> network outputs on `inputs` [N, ...]; deterministic (evaluation mode), differentiable twice.
+        loss: parameters -> 0-dim loss on the probe batch; same conditions.
+        draw: seeded randomness for starting vectors and fresh targets.
+        learning_rate: the optimizer's current learning rate, NaN when unknown.
+        optimizer: class name of the user's optimizer, e.g. "Adam".
+    """
+
+    parameters: Mapping[str, Tensor]
+    inputs: Tensor
+    targets: Tensor
+    outputs: Callable[[Mapping[str, Tensor]], Tensor]
+    loss: Callable[[Mapping[str, Tensor]], Tensor]
+    draw: Draw
+    learning_rate: float = float("nan")
+    optimizer: str = ""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was captured at one step.
+
+    Args:
+        step: optimizer steps completed when the snapshot was taken.
+        activations: layer -> unit outputs after the nonlinearity [*R, N, H]; convolutions are flattened so that every
+            position is a sample ([N*positions, C]).
+        nonlinearity: layer -> "relu", "gelu", "tanh", ... or "unknown"; says what "dead" and "saturated" mean there.
+        weights: parameter name -> value [*R, *shape] before the step's update.
+        gradients: parameter name -> gradient as the optimizer saw it (unscaled, after any clip), same shapes.
+        updates: parameter name -> value after the step minus value before, same shapes.
+        loss: what backward() was called on since the last step, summed, [*R].
+        initial: parameter name -> value when the run was attached.
+        probe: the probe, when the user gave one.
+    """
+
+    step: int = 0
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    nonlinearity: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    updates: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: Tensor | None = None
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    probe: Probe | None = None
+
+
+def layer_of(parameter: str) -> str:
+    """The layer a parameter belongs to: `encoder.fc1.weight` -> `encoder.fc1`; a bare `w` stays `w`."""
+    return parameter.rpartition(".")[0] or parameter

@@ -1,0 +1,136 @@
+"""The contract of a treatment: an intervention on training, planned as edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from homeostat.core.component import Component
+from homeostat.core.draw import Draw
+from homeostat.core.edits import Edit
+from homeostat.core.readings import Reading
+from homeostat.core.units import UnitGroup
+
+State = dict[str, Tensor]
+"""What a treatment remembers between steps: flat, tensors only, so it can be saved, compared and batched."""
+
+
+class Stage(StrEnum):
+    """When in a step a treatment acts."""
+
+    SURGERY = "surgery"
+    BATCH = "batch"
+    LOSS = "loss"
+    GRADIENT = "gradient"
+    UPDATE = "after update"
+    BOUNDARY = "boundary"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """How a parameter was (or would be) drawn when its module was made.
+
+    Args:
+        kind: "uniform" (on [-scale, scale]), "normal" (standard deviation scale) or "constant" (equal to `mean`).
+        scale: half-width or standard deviation.
+        mean: centre of the distribution.
+    """
+
+    kind: str
+    scale: float = 0.0
+    mean: float = 0.0
+
+    def sample(self, draw: Draw, key: str, like: Tensor) -> Tensor:
+        """Fresh values with the shape, dtype and device of `like`."""
+        if self.kind == "uniform":
+            return self.mean + (2 * draw.uniform(key, like) - 1) * self.scale
+        if self.kind == "normal":
+            return self.mean + draw.normal(key, like) * self.scale
+        return torch.full_like(like, self.mean)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a treatment may look at when it plans. Read-only by contract: a plan that writes to it breaks a law.
+
+    Args:
+        step: optimizer steps completed (at stage "gradient": before the one about to happen).
+        parameters: name -> current value [*R, *shape], trainable ones only, detached.
+        buffers: name -> current value.
+        gradients: name -> gradient, for stage "gradient" (unscaled) and "after update" (as last used); absent if None.
+        initial: name -> value at attachment, when the treatment reads INITIAL.
+        units: the verified unit groups of the network.
+        activations: layer of a unit group -> its units' outputs [*R, N, H] in the last forward passes of this step.
+        fresh: parameter name -> its initial distribution.
+        decayed: names that the optimizer treats as weights (ndim >= 2, not of a norm): what regularisers act on.
+        draw: seeded randomness, already at (component, step).
+        learning_rate: of the first parameter group.
+        modules: module path -> class name, for stage "surgery" (with each module's width, if it has one).
+    """
+
+    step: int
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    units: tuple[UnitGroup, ...] = ()
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    fresh: Mapping[str, Fresh] = field(default_factory=dict)
+    norms: frozenset[str] = frozenset()
+    draw: Draw = field(default_factory=Draw)
+    learning_rate: float = float("nan")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weight matrices and kernels: parameters of at least two dimensions that do not belong to a norm.
+
+        With replica axes the count of dimensions is that of the solo parameter.
+        """
+        lead = 0 if isinstance(self.draw.seed, int) else 1
+        return {n: p for n, p in self.parameters.items() if p.ndim - lead >= 2 and n not in self.norms}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment(Component, abstract=True):
+    """An intervention. `plan` is pure: it looks at a view and returns edits; the shell applies them.
+
+    Class attributes:
+        stage: when it acts.
+        reads: readings it needs (ACTIVATIONS, GRADIENTS, INITIAL, ...). Activations are captured only on steps that
+            `due` names.
+        needs_units: it works on unit groups, and refuses a network that has none.
+        after: names of treatments that must have acted before it at the same stage.
+        optimizer_state: one sentence on what happens to the optimizer's state ("cleared for reset units", "untouched").
+    """
+
+    kind: ClassVar[str] = "treatment"
+    stage: ClassVar[Stage]
+    reads: ClassVar[frozenset[Reading]] = frozenset()
+    needs_units: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ()
+    optimizer_state: ClassVar[str] = "untouched"
+
+    def due(self, step: int) -> bool:
+        """Whether it looks at the network on the step with this number (first step: 1). Fixed in steps, never in time."""
+        return True
+
+    def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
+        """State before the first step."""
+        return {}
+
+    def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
+        """Edits for this step, and the next state. Pure; called on due steps only.
+
+        Raises:
+            Refused: the network cannot be treated correctly; nothing has been changed.
+        """
+        raise NotImplementedError
+
+    def effect(self, before: View, edits: Sequence[Edit], after: View) -> str | None:
+        """What it promises, checked after the step: None when kept, else a sentence. Used by the law "effect"."""
+        return None
