@@ -34,7 +34,7 @@ class Probe:
         parameters: name -> detached copy of each trainable parameter, [*param]. Solo only (no replica axis).
         inputs: the probe batch, [N, ...].
         targets: its targets.
-        outputs: parameters -> network outputs on `inputs` [N, ...]; deterministic (evaluation mode), differentiable twice.
+        outputs: parameters -> network outputs on `inputs` [N, ...]; evaluation mode, twice differentiable.
         loss: parameters -> 0-dim loss on the probe batch; same conditions.
         draw: seeded randomness for starting vectors and fresh targets.
         learning_rate: the optimizer's current learning rate, NaN when unknown.

@@ -68,10 +68,9 @@ class View:
         units: the verified unit groups of the network.
         activations: layer of a unit group -> its units' outputs [*R, N, H] in the last forward passes of this step.
         fresh: parameter name -> its initial distribution.
-        decayed: names that the optimizer treats as weights (ndim >= 2, not of a norm): what regularisers act on.
+        norms: names of the parameters that belong to normalisation layers.
         draw: seeded randomness, already at (component, step).
         learning_rate: of the first parameter group.
-        modules: module path -> class name, for stage "surgery" (with each module's width, if it has one).
     """
 
     step: int
@@ -116,7 +115,7 @@ class Treatment(Component, abstract=True):
     optimizer_state: ClassVar[str] = "untouched"
 
     def due(self, step: int) -> bool:
-        """Whether it looks at the network on the step with this number (first step: 1). Fixed in steps, never in time."""
+        """Whether it looks at the network on this step (first step: 1). Fixed in steps, never in time."""
         return True
 
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:

@@ -63,8 +63,8 @@ class UnitGroup:
         buffers: per-unit buffers of those norms, e.g. running_mean and running_var.
         columns: what uses a unit: dim 1 of the consumers' weights.
         nonlinearity: "relu", "gelu", "tanh", ..., "linear" or "unknown".
-        consumer_biases: name of the bias each consumer has, aligned with `columns` (None where there is none); a unit's mean
-            activation can be folded into it.
+        consumer_biases: name of the bias each consumer has, aligned with `columns` (None where there is none); a
+            unit's mean activation can be folded into it.
     """
 
     layer: str

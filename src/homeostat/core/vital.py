@@ -1,4 +1,4 @@
-"""The contract of a vital: a measurement of a run, made of partials that reduce across micro-batches, ranks and windows."""
+"""The contract of a vital: a measurement made of partials that reduce across micro-batches, ranks and windows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Vital(Component, abstract=True):
         range: smallest and largest possible value (math.inf where unbounded).
         worse: the direction in which a network is sick.
         unit: what the number counts.
-        cost: "cheap" (elementwise), "moderate" (one Gram matrix per layer) or "heavy" (many passes); the budget decides.
+        cost: "cheap" (elementwise), "moderate" (one Gram matrix per layer) or "heavy" (many passes).
         default: measured by `vitals="default"`.
         reducers: field of the partials -> how two of them combine; "cat" joins along the sample axis (-2).
     """
