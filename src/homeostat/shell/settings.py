@@ -1,0 +1,204 @@
+"""What a run was asked to do: measured vitals, treatments, controllers, and how much time may be spent on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homeostat.core.component import Component, build, components, find
+from homeostat.core.controller import Controller
+from homeostat.core.errors import BadSetting, UnknownName
+from homeostat.core.treatment import Treatment
+from homeostat.core.vital import Vital
+
+AUTO = "auto"
+"""The `--treat` word for the closed loop."""
+DEFAULT_BUDGET = 0.02
+"""Share of wall time spent measuring unless told otherwise."""
+LEARNING_RATE = "lr"
+"""The one knob that belongs to the user's optimizer instead of a treatment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one run, checked when made.
+
+    Args:
+        vitals: "default", "all", or the names of the vitals to measure.
+        treatments: applied from the first step on, each name once.
+        controllers: each turns "lr" or a knob of one of `treatments`.
+        auto: the closed loop chooses treatments by itself.
+        budget: share of wall time that measuring may take, in (0, 1].
+        every: fixed cadence in optimizer steps for every vital; None lets the budget set it.
+        seed: of Homeostat's own randomness; the script's random streams are never touched.
+        dry_run: plan edits and print them, apply none.
+        record: folder of run records; None keeps the record in memory.
+        quiet: print nothing.
+        probe: (batch, loss_fn) for vitals that need a fixed batch; only from `attach`, where the batch is at hand.
+
+    Raises:
+        UnknownName: a vital, controlled treatment or knob that does not exist; the nearest are suggested.
+        BadSetting: a number out of range, or a treatment named twice.
+    """
+
+    vitals: str | tuple[str, ...] = "default"
+    treatments: tuple[Treatment, ...] = ()
+    controllers: tuple[Controller, ...] = ()
+    auto: bool = False
+    budget: float = DEFAULT_BUDGET
+    every: int | None = None
+    seed: int = 0
+    dry_run: bool = False
+    record: Path | None = None
+    quiet: bool = False
+    probe: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vitals", _vital_names(self.vitals))
+        object.__setattr__(self, "treatments", tuple(self.treatments))
+        object.__setattr__(self, "controllers", tuple(self.controllers))
+        if self.record is not None:
+            object.__setattr__(self, "record", Path(self.record))
+        _check_numbers(self.budget, self.every, self.seed)
+        _check_kinds(self.treatments, Treatment, "treatment")
+        _check_kinds(self.controllers, Controller, "controller")
+        names = [t.name for t in self.treatments]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise BadSetting(f"treatment {repeated[0]!r} is named twice: give it once, with every setting")
+        for controller in self.controllers:
+            _check_controller(controller, self.treatments)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        vitals: str = "default",
+        treat: Iterable[str] = (),
+        control: Iterable[str] = (),
+        budget: str = "2%",
+        every: int | None = None,
+        seed: int = 0,
+        dry_run: bool = False,
+        record: Path | str | None = None,
+        quiet: bool = False,
+    ) -> Settings:
+        """Settings from the texts of the command line.
+
+        Args:
+            vitals: "default", "all", or names joined by commas.
+            treat: texts like "continual-backprop:replacement_rate=1e-4"; "auto" is the closed loop.
+            control: texts like "NAME:vital=dormant-units,knob=lr".
+            budget: "2%" or "0.02".
+        """
+        texts = [text.strip() for text in treat]
+        return cls(
+            vitals=vitals if vitals in ("default", "all") else tuple(filter(None, map(str.strip, vitals.split(",")))),
+            treatments=tuple(_treatment(text) for text in texts if text != AUTO),
+            controllers=tuple(build("controller", text) for text in control),
+            auto=AUTO in texts,
+            budget=parse_budget(budget),
+            every=every,
+            seed=seed,
+            dry_run=dry_run,
+            record=None if record is None else Path(record),
+            quiet=quiet,
+        )
+
+    @property
+    def treats(self) -> bool:
+        """Whether the run may be changed at all (`dry_run` aside)."""
+        return bool(self.treatments or self.controllers or self.auto)
+
+    def selected_vitals(self) -> tuple[Vital, ...]:
+        """The vitals asked for, made, in order of name (or in the order named)."""
+        if not isinstance(self.vitals, str):
+            return tuple(find("vital", name)() for name in self.vitals)
+        chosen = components("vital").values()
+        return tuple(cls() for cls in chosen if self.vitals == "all" or cls.default)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record keeps: everything that decides what was measured and done."""
+        return {
+            "vitals": self.vitals if isinstance(self.vitals, str) else list(self.vitals),
+            "treatments": [_component_json(t) for t in self.treatments],
+            "controllers": [_component_json(c) for c in self.controllers],
+            "auto": self.auto,
+            "budget": self.budget,
+            "every": self.every,
+            "seed": self.seed,
+            "dry_run": self.dry_run,
+            "probe": self.probe is not None,
+        }
+
+
+def parse_budget(text: str) -> float:
+    """`2%` or `0.02` -> 0.02.
+
+    Raises:
+        BadSetting: not a share of wall time in (0, 100%].
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        raise BadSetting(f"budget: cannot read {text!r}; write a share of wall time like 2% or 0.02") from None
+    return _checked_budget(value, text)
+
+
+def _checked_budget(value: float, shown: object) -> float:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 < value <= 1):
+        raise BadSetting(f"budget must be a share of wall time above 0 and at most 100% (like 2%), got {shown!r}")
+    return value
+
+
+def _check_numbers(budget: float, every: int | None, seed: int) -> None:
+    _checked_budget(budget, budget)
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise BadSetting(f"every must be a whole number of optimizer steps, at least 1, got {every!r}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise BadSetting(f"seed must be a whole number, at least 0, got {seed!r}")
+
+
+def _check_kinds(given: tuple[Component, ...], cls: type[Component], what: str) -> None:
+    for item in given:
+        if not isinstance(item, cls):
+            raise BadSetting(f"{what}s must be {cls.__name__} objects, got {item!r}; a text is read by Settings.parse")
+
+
+def _vital_names(vitals: str | Iterable[str]) -> str | tuple[str, ...]:
+    """The words "default" and "all" as they are; names resolved to how the registry spells them, each once."""
+    if isinstance(vitals, str) and vitals in ("default", "all"):
+        return vitals
+    given = (vitals,) if isinstance(vitals, str) else tuple(vitals)
+    if not given:
+        raise BadSetting("vitals: name at least one, or say default or all")
+    return tuple(dict.fromkeys(find("vital", name).name for name in given))
+
+
+def _treatment(text: str) -> Treatment:
+    try:
+        return build("treatment", text)
+    except UnknownName as error:
+        if text.partition(":")[0].strip() == error.name:
+            raise UnknownName("treatment", error.name, [*components("treatment"), AUTO]) from None
+        raise
+
+
+def _check_controller(controller: Controller, treatments: tuple[Treatment, ...]) -> None:
+    """Its vital exists and its knob belongs to the learning rate or to a treatment of this run."""
+    vital = controller.vital.partition("@")[0]
+    if not vital:
+        raise BadSetting(f"{controller.name}: say which vital it reads, like {controller.name}:vital=dormant-units")
+    find("vital", vital)
+    knobs = {f"{t.name}.{knob}" for t in treatments for knob in t.knob_specs()} | {LEARNING_RATE}
+    if not controller.knob:
+        raise BadSetting(f"{controller.name}: say which knob it turns with knob=NAME; here: {', '.join(sorted(knobs))}")
+    if controller.knob not in knobs:
+        raise UnknownName("knob (of this run's treatments)", controller.knob, knobs)
+
+
+def _component_json(component: Component) -> dict[str, Any]:
+    return {"name": component.name, "settings": component.settings()}
