@@ -1,0 +1,102 @@
+"""What `backward()` is called on: the loss of a step, without asking the user for it.
+
+`torch.autograd.backward` (which `Tensor.backward` calls) and `GradScaler.scale`/`step` are wrapped while somebody
+listens and restored when nobody does. A scaled loss is recorded unscaled.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+
+class Losses:
+    """Collects the scalars that backward was called on since they were last taken.
+
+    With several optimizers the losses belong to the one that steps next.
+    """
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._pending: list[Tensor] = []
+        self._unscaled: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._originals: dict[str, Callable[..., Any]] = {}
+        self.on_skipped: list[Callable[[Optimizer], None]] = []
+        self._ticks = 0
+
+    def subscribe(self) -> None:
+        """Start collecting; wraps torch's functions for the first user."""
+        self._users += 1
+        if self._users == 1:
+            self._wrap()
+
+    def unsubscribe(self) -> None:
+        """Stop collecting; restores torch's functions after the last user."""
+        self._users = max(self._users - 1, 0)
+        if self._users == 0 and self._originals:
+            torch.autograd.backward = self._originals.pop("backward")
+            GradScaler.scale = self._originals.pop("scale")  # type: ignore[method-assign]
+            GradScaler.step = self._originals.pop("step")  # type: ignore[method-assign]
+            self._pending.clear()
+            self._unscaled.clear()
+
+    def take(self) -> Tensor | None:
+        """The sum of the losses since the last call, 0-dim and detached, or None when there was none."""
+        self._ticks += 1
+        pending, self._pending = self._pending, []
+        self._unscaled.clear()
+        if not pending:
+            return None
+        return pending[0] if len(pending) == 1 else torch.stack([p.float() for p in pending]).sum()
+
+    def _see(self, tensors: Any) -> None:
+        roots = (tensors,) if isinstance(tensors, Tensor) else tensors
+        if not isinstance(roots, Sequence):
+            return
+        for root in roots:
+            if isinstance(root, Tensor) and root.numel() == 1:
+                ref, plain = self._unscaled.get(id(root), (None, root))
+                value = plain if ref is None or ref() is root else root
+                self._pending.append(value.detach().reshape(()))
+        del self._pending[:-64]  # backward without a step: keep the most recent ones only
+
+    def _wrap(self) -> None:
+        backward, scale, step = torch.autograd.backward, GradScaler.scale, GradScaler.step
+        self._originals = {"backward": backward, "scale": scale, "step": step}
+
+        @functools.wraps(backward)
+        def seen_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            self._see(tensors)
+            return backward(tensors, *args, **kwargs)
+
+        @functools.wraps(scale)
+        def seen_scale(scaler: GradScaler, outputs: Any) -> Any:
+            scaled = scale(scaler, outputs)
+            if isinstance(scaled, Tensor) and isinstance(outputs, Tensor):
+                self._unscaled[id(scaled)] = (weakref.ref(scaled), outputs.detach())
+            return scaled
+
+        @functools.wraps(step)
+        def seen_step(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            before = self._ticks
+            result = step(scaler, optimizer, *args, **kwargs)
+            if self._ticks == before:
+                self.take()
+                for tell in self.on_skipped:
+                    tell(optimizer)
+            return result
+
+        torch.autograd.backward = seen_backward
+        GradScaler.scale = seen_scale  # type: ignore[method-assign]
+        GradScaler.step = seen_step  # type: ignore[method-assign]
+
+
+LOSSES = Losses()
+"""The process's collector."""
