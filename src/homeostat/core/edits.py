@@ -35,10 +35,16 @@ def _where(mask: Tensor | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SetValues(Edit):
-    """Overwrite a parameter (stage "after update") with `value` where `mask`."""
+    """Overwrite a parameter (stage "after update") with `value` where `mask`.
+
+    Args:
+        units: how many units this edit resets, 0-dim on any device, on the edit of their weight rows only: the journal
+            adds it up without asking the device at every step.
+    """
 
     value: Tensor
     mask: Tensor | None = None
+    units: Tensor | None = None
 
     def describe(self) -> str:
         return f"set {self.target} {_where(self.mask)}"
