@@ -1,0 +1,169 @@
+"""What surgery must know about optimizers: who holds a parameter, and what their per-element state means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from homeostat.core.errors import Refused
+
+Group = dict[str, Any]
+Holder = tuple[Optimizer, Group]
+Fill = Callable[[Group], float]
+
+
+def _zero(_: Group) -> float:
+    return 0.0
+
+
+def _setting(name: str) -> Fill:
+    return lambda group: float(group[name])
+
+
+_FAMILIES: dict[str, dict[str, Fill]] = {
+    "SGD": {"momentum_buffer": _zero},
+    "Adam": {"exp_avg": _zero, "exp_avg_sq": _zero, "max_exp_avg_sq": _zero},
+    "AdamW": {"exp_avg": _zero, "exp_avg_sq": _zero, "max_exp_avg_sq": _zero},
+    "NAdam": {"exp_avg": _zero, "exp_avg_sq": _zero},
+    "RAdam": {"exp_avg": _zero, "exp_avg_sq": _zero},
+    "Adamax": {"exp_avg": _zero, "exp_inf": _zero},
+    "SparseAdam": {"exp_avg": _zero, "exp_avg_sq": _zero},
+    "RMSprop": {"square_avg": _zero, "momentum_buffer": _zero, "grad_avg": _zero},
+    "Adagrad": {"sum": _setting("initial_accumulator_value")},
+    "Adadelta": {"square_avg": _zero, "acc_delta": _zero},
+    "Rprop": {"prev": _zero, "step_size": _setting("lr")},
+    "Muon": {"momentum_buffer": _zero},
+}
+_PER_TENSOR = frozenset({"step", "mu_product", "eta", "mu"})
+
+
+def _family(optimizer: Optimizer) -> dict[str, Fill] | None:
+    for base in type(optimizer).__mro__:
+        if base.__module__.startswith("torch.optim") and base.__name__ in _FAMILIES:
+            return _FAMILIES[base.__name__]
+    return None
+
+
+def clearing_refusal(optimizer: Optimizer) -> str | None:
+    """Why per-element state of this optimizer cannot be cleared, or None when it can. For checks at attachment."""
+    if _family(optimizer) is not None:
+        return None
+    known = ", ".join(_FAMILIES)
+    return f"the meaning of its state is not known (known: {known}, and subclasses of them)"
+
+
+class Holders:
+    """Which optimizer and parameter group each parameter is in. A parameter may be in several optimizers."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._of: dict[int, list[Holder]] = {}
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    self._of.setdefault(id(parameter), []).append((optimizer, group))
+
+    def of(self, parameter: Tensor) -> list[Holder]:
+        """Every (optimizer, group) the parameter is in; empty when it is in none."""
+        return self._of.get(id(parameter), [])
+
+    def first(self, parameters: Iterable[Tensor]) -> Holder | None:
+        """The first (optimizer, group) that holds any of the parameters."""
+        return next((holder for p in parameters for holder in self.of(p)), None)
+
+
+def moments(parameter: Tensor, holder: Holder, *, component: str, name: str) -> list[tuple[Tensor, float]]:
+    """Per-element state tensors of a parameter, each with the value that means "nothing seen yet".
+
+    Args:
+        parameter: a parameter in the holder's group.
+        holder: (optimizer, group).
+        component, name: who asks and for which parameter, for the refusal.
+
+    Returns:
+        (state tensor of the parameter's shape, fill value) pairs; empty before the optimizer's first step.
+
+    Raises:
+        Refused: an unknown optimizer class has per-element state, or a state tensor has another shape than the
+            parameter (factored, low-rank, quantised or flattened state).
+    """
+    optimizer, group = holder
+    family, found = _family(optimizer), []
+    for key, value in (optimizer.state[parameter] if parameter in optimizer.state else {}).items():
+        if key in _PER_TENSOR or not isinstance(value, Tensor):
+            _check_opaque(key, value, optimizer, component, name)
+            continue
+        if value.shape != parameter.shape:
+            if value.numel() > 1:
+                raise Refused(component, name, f"state {key!r} of {_class(optimizer)} is not per element")
+        elif family is None:
+            raise Refused(component, name, f"{_class(optimizer)}: {clearing_refusal(optimizer)}")
+        else:
+            found.append((value, family.get(key, _zero)(group)))
+    return found
+
+
+def _check_opaque(key: str, value: object, optimizer: Optimizer, component: str, name: str) -> None:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    if any(isinstance(part, Tensor) and part.numel() > 1 for part in parts):
+        raise Refused(component, name, f"state {key!r} of {_class(optimizer)} is not per element")
+
+
+def _class(optimizer: Optimizer) -> str:
+    return type(optimizer).__name__
+
+
+def join(holder: Holder, parameter: Tensor, name: str) -> Callable[[], object]:
+    """Add a parameter to a group of a running optimizer, so that its next step trains it; returns the way back.
+
+    Raises:
+        Refused: the optimizer keeps one state for all its parameters together (LBFGS).
+    """
+    optimizer, group = holder
+    _check_mutable(optimizer, name)
+    _insert(group, len(group["params"]), parameter, name)
+    if isinstance(optimizer, torch.optim.Adagrad):  # the one torch optimizer that makes its state when it is built
+        fill = group.get("initial_accumulator_value", 0.0)
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), "sum": torch.full_like(parameter.detach(), fill)}
+    return lambda: _remove(holder, parameter)
+
+
+def leave(holder: Holder, parameter: Tensor, name: str) -> Callable[[], object]:
+    """Take a parameter and its state out of an optimizer; returns the way back.
+
+    Raises:
+        Refused: as in `join`.
+    """
+    optimizer, group = holder
+    _check_mutable(optimizer, name)
+    at, state = _remove(holder, parameter)
+
+    def back() -> None:
+        _insert(group, at, parameter, name)
+        if state is not None:
+            optimizer.state[parameter] = state
+
+    return back
+
+
+def _check_mutable(optimizer: Optimizer, name: str) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise Refused("module surgery", name, "LBFGS keeps one flat state; parameters cannot join or leave it")
+
+
+def _insert(group: Group, at: int, parameter: Tensor, name: str) -> None:
+    group["params"].insert(at, parameter)
+    if "param_names" in group:
+        group["param_names"].insert(at, name)
+
+
+def _remove(holder: Holder, parameter: Tensor) -> tuple[int, Any]:
+    optimizer, group = holder
+    at = next(i for i, p in enumerate(group["params"]) if p is parameter)
+    del group["params"][at]
+    if "param_names" in group:
+        del group["param_names"][at]
+    return at, optimizer.state.pop(parameter, None)
