@@ -1,0 +1,102 @@
+"""The contract of a condition: a rule over vitals and their trends that names what is wrong, and where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from homeostat.core.component import Component, Knob, option
+from homeostat.core.finding import SEVERITIES, Finding, Severity
+from homeostat.diagnosis.facts import Facts
+from homeostat.diagnosis.history import History
+from homeostat.diagnosis.prescriptions import prescriptions_for
+from homeostat.diagnosis.thresholds import threshold
+
+
+@dataclass(frozen=True)
+class Sign:
+    """That a condition shows in one layer at the newest reading.
+
+    Args:
+        severity: how bad.
+        text: one sentence with the numbers in it.
+        numbers: the same numbers by name.
+    """
+
+    severity: Severity
+    text: str
+    numbers: Mapping[str, float | int | str | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """0 info, 1 warning, 2 critical."""
+        return SEVERITIES.index(self.severity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(Component, abstract=True):
+    """A rule. `signs` and `judge` are pure functions of the history and the facts, at the newest reading.
+
+    Thresholds are knobs whose defaults come from `thresholds.json`, where each says how it was set.
+
+    Class attributes:
+        reads: names of the vitals it looks at; a new reading of the first is an occasion to judge.
+        watch: name of the vital by which the closed loop judges a treatment, "" when it does not treat this.
+        worse: direction in which `watch` is sick.
+        explanation: what the condition means, for people.
+
+    Settings:
+        persistence: consecutive readings on which it must hold before it becomes a finding.
+    """
+
+    kind: ClassVar[str] = "condition"
+    reads: ClassVar[tuple[str, ...]] = ()
+    watch: ClassVar[str] = ""
+    worse: ClassVar[Literal["higher", "lower"]] = "higher"
+    explanation: ClassVar[str] = ""
+    persistence: int = option(3)
+
+    def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
+        """Layer -> sign, for the layers in which the condition shows now."""
+        raise NotImplementedError
+
+    def judge(self, history: History, facts: Facts) -> Finding | None:
+        """The finding that the newest reading alone supports, before persistence and hysteresis."""
+        signs = self.signs(history, facts)
+        return self.finding(signs, self.clock(history, facts)) if signs else None
+
+    def clock(self, history: History, facts: Facts) -> int:
+        """Step of the newest reading of the leading vital; a condition that reads none goes by the steps."""
+        return history.clock(self.reads[:1]) if self.reads else facts.steps
+
+    def eased(self) -> Self:
+        """The same rule with every threshold moved to where the network is clearly well again."""
+        moved = {}
+        for spec in dataclasses.fields(self):
+            if "ease" in spec.metadata:
+                moved[spec.name] = getattr(self, spec.name) * spec.metadata["ease"]
+        return dataclasses.replace(self, **moved) if moved else self
+
+    def finding(self, signs: Mapping[str, Sign], since_step: int) -> Finding:
+        """Put the signs of the layers together, worst layer first."""
+        order = sorted(signs, key=lambda layer: -signs[layer].rank)
+        worst = signs[order[0]]
+        more = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
+        evidence: dict[str, Any] = {"text": worst.text + more, **worst.numbers}
+        evidence["by_layer"] = {layer: dict(signs[layer].numbers) for layer in order}
+        return Finding(self.name, worst.severity, since_step, tuple(order), evidence, prescriptions_for(self.name))
+
+
+def limit(condition: str, name: str, *, low: float = 0.0, high: float = 1e30, unit: str = "") -> Any:
+    """A threshold: a knob with its default, its easing factor and its source from `thresholds.json`."""
+    entry = threshold(condition, name)
+    knob = Knob(low, high, None, unit, entry["how"])
+    return dataclasses.field(default=float(entry["value"]), metadata={"knob": knob, "ease": entry.get("ease", 1.0)})
+
+
+def graded(value: float, steps: Mapping[Severity, float], worse: str = "higher") -> Severity | None:
+    """The worst severity whose threshold `value` has reached, None when it has reached none."""
+    reached = [s for s, at in steps.items() if (value >= at if worse == "higher" else value <= at)]
+    return max(reached, key=SEVERITIES.index) if reached else None

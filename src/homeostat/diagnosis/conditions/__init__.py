@@ -1,0 +1,7 @@
+"""The conditions, one file per family. Importing the package imports and so registers all of them."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,124 @@
+"""From judgements to findings: persistence, hysteresis, and the step since when."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from homeostat.core.component import components
+from homeostat.core.finding import SEVERITIES, Finding
+from homeostat.diagnosis.condition import Condition, Sign
+from homeostat.diagnosis.facts import Facts
+from homeostat.diagnosis.history import History
+
+_NONE = -1
+
+
+@dataclass
+class Track:
+    """What is remembered of one condition in one layer.
+
+    Args:
+        strict: rank of the sign under the thresholds, at the last few readings (-1: no sign).
+        eased: the same under the eased thresholds.
+        level: rank of the finding now, -1 when there is none.
+        starts: per rank, the first reading since which it has held without being clearly better.
+        sign: the last sign seen.
+    """
+
+    strict: list[int] = field(default_factory=list)
+    eased: list[int] = field(default_factory=list)
+    level: int = _NONE
+    starts: list[int | None] = field(default_factory=lambda: [None] * len(SEVERITIES))
+    sign: Sign | None = None
+
+    def see(self, step: int, strict: Sign | None, eased: Sign | None, memory: int) -> None:
+        """Take in one reading: the level rises when `memory` readings agree, and falls when as many clearly differ."""
+        now, loose = _rank(strict), max(_rank(strict), _rank(eased))
+        self.sign = strict or eased or self.sign
+        self.strict = [*self.strict, now][-memory:]
+        self.eased = [*self.eased, loose][-memory:]
+        for rank in range(len(SEVERITIES)):
+            if now >= rank and self.starts[rank] is None:
+                self.starts[rank] = step
+            elif loose < rank and max(self.eased) < rank:
+                self.starts[rank] = None
+        confirmed = min(self.strict) if len(self.strict) == memory else _NONE
+        self.level = max(confirmed, min(self.level, max(self.eased)))
+
+
+def _rank(sign: Sign | None) -> int:
+    return sign.rank if sign else _NONE
+
+
+class Diagnostician:
+    """Turns a history into the current findings, one reading at a time.
+
+    A finding appears, or becomes more severe, when its condition held on `persistence` consecutive readings, and
+    resolves, or becomes milder, when the eased rule has not held on as many. `since_step` is the first of them.
+
+    Args:
+        conditions: rules to apply; every registered one when None.
+    """
+
+    def __init__(self, conditions: Sequence[Condition] | None = None) -> None:
+        made = [cls() for cls in components("condition").values()] if conditions is None else list(conditions)
+        self.conditions: dict[str, Condition] = {c.name: c for c in made}
+        self._tracks: dict[str, dict[str, Track]] = {name: {} for name in self.conditions}
+        self._clocks: dict[str, int] = dict.fromkeys(self.conditions, _NONE)
+        self._ended = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The current findings, most severe first."""
+        found = [f for name in self.conditions if (f := self._finding(name)) is not None]
+        return sorted(found, key=lambda f: (-SEVERITIES.index(f.severity), f.since_step, f.condition))
+
+    def update(self, history: History, facts: Facts) -> list[Finding]:
+        """Judge what is new since the last call and return the current findings, most severe first."""
+        ending = facts.ended and not self._ended
+        self._ended = facts.ended
+        for name, condition in self.conditions.items():
+            clock = condition.clock(history, facts)
+            if clock > self._clocks[name] or (ending and not condition.reads):
+                self._clocks[name] = clock
+                self._see(condition, clock, history, facts)
+        return self.findings
+
+    def _see(self, condition: Condition, step: int, history: History, facts: Facts) -> None:
+        strict = condition.signs(history, facts)
+        tracks = self._tracks[condition.name]
+        eased = condition.eased().signs(history, facts) if tracks or strict else {}
+        for layer in {**tracks, **strict}:
+            track = tracks.setdefault(layer, Track())
+            track.see(step, strict.get(layer), eased.get(layer), condition.persistence)
+            if track.level == _NONE and max(track.eased) == _NONE:
+                del tracks[layer]
+
+    def _finding(self, name: str) -> Finding | None:
+        held = {k: t for k, t in self._tracks[name].items() if t.level != _NONE and t.sign is not None}
+        if not held:
+            return None
+        worst = max(t.level for t in held.values())
+        since = min(t.starts[worst] for t in held.values() if t.level == worst and t.starts[worst] is not None)
+        signs = {k: dataclasses.replace(t.sign, severity=SEVERITIES[t.level]) for k, t in held.items()}
+        return self.conditions[name].finding(signs, since)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-friendly state."""
+        tracks = {n: {k: dataclasses.asdict(t) for k, t in by.items()} for n, by in self._tracks.items()}
+        return {"clocks": dict(self._clocks), "tracks": tracks, "ended": self._ended}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; conditions it does not know start afresh."""
+        self._ended = bool(state["ended"])
+        for name in self.conditions:
+            self._clocks[name] = int(state["clocks"].get(name, _NONE))
+            self._tracks[name] = {k: _track(t) for k, t in state["tracks"].get(name, {}).items()}
+
+
+def _track(state: Mapping[str, Any]) -> Track:
+    sign = Sign(**state["sign"]) if state["sign"] else None
+    return Track(list(state["strict"]), list(state["eased"]), state["level"], list(state["starts"]), sign)

@@ -1,0 +1,149 @@
+"""What was measured so far: one bounded, append-only series per (vital, layer)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homeostat.core.errors import BadInput
+
+Array = NDArray[np.float64]
+_EMPTY = np.empty(0)
+
+
+class Series:
+    """Steps and values of one vital in one layer, oldest first.
+
+    At most `capacity` points are kept: when full, every second point of the older half is dropped, so the recent half
+    stays exact and the past gets coarser and coarser. The first point is always kept.
+    """
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._data = np.empty((2, capacity))
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def steps(self) -> Array:
+        """Steps [n], a read-only view."""
+        return _frozen(self._data[0, : self._size])
+
+    @property
+    def values(self) -> Array:
+        """Values [n], NaN where missing, a read-only view."""
+        return _frozen(self._data[1, : self._size])
+
+    def append(self, step: float, value: float) -> None:
+        if self._size == self._data.shape[1]:
+            self._thin()
+        self._data[:, self._size] = step, value
+        self._size += 1
+
+    def _thin(self) -> None:
+        half = self._size // 2
+        keep = np.concatenate([np.arange(0, half, 2), np.arange(half, self._size)])
+        self._data[:, : keep.size] = self._data[:, keep]
+        self._size = int(keep.size)
+
+
+class History:
+    """Vitals over time. NaN is a missing reading: it is kept, and it counts as a reading that said nothing.
+
+    Args:
+        capacity: points kept per (vital, layer), at least 16.
+    """
+
+    def __init__(self, capacity: int = 1024) -> None:
+        if capacity < 16:
+            raise BadInput(f"a history needs a capacity of at least 16 points per series, got {capacity}")
+        self.capacity = capacity
+        self.boundaries: list[tuple[int, str]] = []
+        self._series: dict[str, dict[str, Series]] = {}
+
+    def add(self, step: int, vital: str, layer: str, value: float | None) -> None:
+        """Append one reading.
+
+        Raises:
+            BadInput: `step` is before the last reading of this series.
+        """
+        series = self._series.setdefault(vital, {}).setdefault(layer, Series(self.capacity))
+        if len(series) and step < series.steps[-1]:
+            raise BadInput(f"{vital} of {layer}: step {step} comes after step {series.steps[-1]:.0f} was added")
+        series.append(step, math.nan if value is None else float(value))
+
+    def extend(self, rows: Iterable[tuple[int, str, str, float | None]]) -> None:
+        """Append rows of (step, vital, layer, value)."""
+        for row in rows:
+            self.add(*row)
+
+    def boundary(self, step: int, label: str = "") -> None:
+        """Note that a new task starts after `step`."""
+        self.boundaries.append((step, label))
+
+    def vitals(self) -> tuple[str, ...]:
+        """Names of the vitals seen."""
+        return tuple(self._series)
+
+    def layers(self, vital: str) -> tuple[str, ...]:
+        """Layers in which a vital was seen, in order of appearance."""
+        return tuple(self._series.get(vital, ()))
+
+    def series(self, vital: str, layer: str) -> tuple[Array, Array]:
+        """(steps [n], values [n]) with the missing readings left out; both empty when never measured."""
+        found = self._series.get(vital, {}).get(layer)
+        if found is None:
+            return _EMPTY, _EMPTY
+        present = ~np.isnan(found.values)
+        return (found.steps, found.values) if present.all() else (found.steps[present], found.values[present])
+
+    def recent(self, vital: str, layer: str, count: int) -> Array:
+        """The last `count` present values (fewer when there are fewer)."""
+        return self.series(vital, layer)[1][-count:]
+
+    def latest(self, vital: str, layer: str) -> tuple[int, float] | None:
+        """Step and value of the last reading (NaN when that one was missing), None when never measured."""
+        found = self._series.get(vital, {}).get(layer)
+        return (int(found.steps[-1]), float(found.values[-1])) if found else None
+
+    def clock(self, vitals: Iterable[str]) -> int:
+        """Step of the newest reading of any of these vitals, -1 when there is none."""
+        steps = [s.steps[-1] for v in vitals for s in self._series.get(v, {}).values() if len(s)]
+        return int(max(steps, default=-1))
+
+    def between(self, vital: str, layer: str, after: float, until: float) -> Array:
+        """Present values at steps in (after, until]."""
+        steps, values = self.series(vital, layer)
+        return values[np.searchsorted(steps, after, "right") : np.searchsorted(steps, until, "right")]
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-friendly state."""
+        rows = {
+            vital: {layer: [s.steps.tolist(), _nones(s.values)] for layer, s in layers.items()}
+            for vital, layers in self._series.items()
+        }
+        return {"capacity": self.capacity, "series": rows, "boundaries": [list(b) for b in self.boundaries]}
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> History:
+        """The history that `state_dict` described."""
+        made = cls(state["capacity"])
+        made.boundaries = [(int(step), str(label)) for step, label in state["boundaries"]]
+        for vital, layers in state["series"].items():
+            for layer, (steps, values) in layers.items():
+                made.extend((int(s), vital, layer, v) for s, v in zip(steps, values, strict=True))
+        return made
+
+
+def _frozen(view: Array) -> Array:
+    view.flags.writeable = False
+    return view
+
+
+def _nones(values: Array) -> list[float | None]:
+    return [None if math.isnan(v) else v for v in values.tolist()]
