@@ -1,0 +1,119 @@
+"""Resetting units: one plan for every treatment that makes chosen units new again.
+
+A reset unit gets fresh incoming weights and zero outgoing ones, so the network's function loses exactly the unit's
+contribution; its optimizer moments and the state of its normalisation start anew with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from homeostat.core.edits import AddValues, ClearMoments, Edit, SetBuffer, SetValues
+from homeostat.core.errors import Refused
+from homeostat.core.treatment import View
+from homeostat.core.units import Axis, UnitGroup
+from homeostat.treatments.shapes import lead
+
+
+def treatable(component: str, view: View) -> tuple[UnitGroup, ...]:
+    """The unit groups whose incoming and outgoing weights are all trainable and have a known initial distribution.
+
+    Raises:
+        Refused: there is none.
+    """
+    if not view.units:
+        raise Refused(component, "the network", "no unit groups were found in it, so there is no unit to reset")
+    groups = tuple(g for g in view.units if g.rows and g.columns and _open(g, view))
+    if not groups:
+        names = ", ".join(g.layer for g in view.units)
+        raise Refused(component, names, "their weights are frozen or have no known initial distribution")
+    return groups
+
+
+def _open(group: UnitGroup, view: View) -> bool:
+    trainable = all(axis.name in view.parameters for axis in (*group.rows, *group.columns))
+    return trainable and group.weight.name in view.fresh
+
+
+def reset_edits(
+    view: View, chosen: Mapping[UnitGroup, Tensor], means: Mapping[UnitGroup, Tensor] | None = None
+) -> list[Edit]:
+    """Edits that reset the chosen units of every group at once.
+
+    Order matters where two groups share a weight (the columns of one are rows of the next): first the folds, then
+    every group's rows, then every group's columns, so that outgoing weights of a reset unit are zero in any case.
+
+    Args:
+        chosen: group -> units to reset, bool [*R, H].
+        means: group -> mean activation [*R, H] that is folded into the consumers' biases; None: no folding.
+    """
+    edits: list[Edit] = []
+    for group, mask in chosen.items():
+        if means is not None:
+            edits += _fold(view, group, torch.where(mask, means[group], 0.0))
+    for group, mask in chosen.items():
+        edits += _renew(view, group, mask)
+    for group, mask in chosen.items():
+        for axis in group.columns:
+            edits += _set(view, axis, mask, torch.zeros_like(view.parameters[axis.name]))
+    return edits
+
+
+def _set(view: View, axis: Axis, mask: Tensor, value: Tensor, units: Tensor | None = None) -> list[Edit]:
+    where = axis.spread(mask, view.parameters[axis.name].ndim - lead(view))
+    return [SetValues(axis.name, value, where, units), ClearMoments(axis.name, where)]
+
+
+def _renew(view: View, group: UnitGroup, mask: Tensor) -> list[Edit]:
+    edits: list[Edit] = []
+    for axis in group.rows:
+        value = view.parameters[axis.name]
+        fresh = _fresh(view, axis.name) if value.ndim - lead(view) >= 2 else torch.zeros_like(value)
+        edits += _set(view, axis, mask, fresh, mask.sum() if axis is group.weight else None)
+    for axis in group.carriers:
+        if axis.name in view.parameters:
+            start = 1.0 if axis.name.endswith("weight") else 0.0
+            edits += _set(view, axis, mask, torch.full_like(view.parameters[axis.name], start))
+    for axis in group.buffers:
+        if axis.name in view.buffers:
+            buffer = view.buffers[axis.name]
+            start = 1.0 if axis.name.endswith("running_var") else 0.0
+            where = axis.spread(mask, buffer.ndim - lead(view))
+            edits.append(SetBuffer(axis.name, torch.full_like(buffer, start), where))
+    return edits
+
+
+def _fresh(view: View, name: str) -> Tensor:
+    return view.fresh[name].sample(view.draw, name, view.parameters[name])
+
+
+def _fold(view: View, group: UnitGroup, mean: Tensor) -> list[Edit]:
+    """Add each consumer's response to the units' mean activation to its bias, so that the mean output stays."""
+    edits: list[Edit] = []
+    for axis, bias in zip(group.columns, group.consumer_biases, strict=False):
+        if bias is None or bias not in view.parameters or axis.dim != 1:
+            continue
+        weight = view.parameters[axis.name]
+        ndim = weight.ndim - lead(view)
+        response = weight * axis.spread(mean, ndim).to(weight.dtype)
+        edits.append(AddValues(bias, response.flatten(lead(view) + 1).sum(-1)))
+    return edits
+
+
+def kept(edits: Sequence[Edit], after: View) -> str | None:
+    """Whether every value set by the edits is in place in `after`; where several edits meet, the last one counts."""
+    covered: dict[str, Tensor] = {}
+    for edit in reversed(edits):
+        if not isinstance(edit, SetValues):
+            continue
+        now = after.parameters[edit.target]
+        mask = torch.ones_like(now, dtype=torch.bool) if edit.mask is None else edit.mask.expand_as(now)
+        done = covered.get(edit.target, torch.zeros_like(mask))
+        wrong = mask & ~done & (now != edit.value.expand_as(now))
+        if bool(wrong.any()):
+            return f"{int(wrong.sum())} values of {edit.target} are not what the reset set them to"
+        covered[edit.target] = done | mask
+    return None
