@@ -165,6 +165,12 @@ def components(kind: str) -> dict[str, type[Any]]:
     return dict(sorted(_REGISTRY.get(kind, {}).items()))
 
 
+def kinds() -> tuple[str, ...]:
+    """Every kind that has a registered component, sorted."""
+    discover()
+    return tuple(sorted(kind for kind, named in _REGISTRY.items() if named))
+
+
 def find(kind: str, name: str) -> type[Any]:
     """The component class of that kind and name.
 

@@ -1,0 +1,122 @@
+"""Where each paper stands, derived from the code: nothing here can be set by hand.
+
+components: registered components whose `entries` name the paper; study: the registered study that does; verdict: the
+file the study harness wrote; laws and oracle: see `evidence`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from homeostat.catalogue.evidence import evidence_of
+from homeostat.catalogue.rows import Entry, entries
+from homeostat.core.component import components, kinds
+from homeostat.core.errors import BadInput
+
+VERDICTS = ("holds", "does not hold", "inconclusive")
+
+
+@dataclass(frozen=True)
+class EntryState:
+    """Where one paper stands.
+
+    Args:
+        components: names of what implements it, sorted; empty when nothing does yet.
+        laws: over its components: "failed" if a law failed on one of them, None if one of them is unchecked (or there
+            is none), "declared" if one declares an exception, else "passed".
+        oracle: every component of it is tested against an independent restatement.
+        study: id of its study, None when there is none. With several, one that has a verdict.
+        verdict: of that study: "holds", "does not hold", "inconclusive", or None before its paper-budget run.
+    """
+
+    components: tuple[str, ...] = ()
+    laws: str | None = None
+    oracle: bool = False
+    study: str | None = None
+    verdict: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "components": list(self.components),
+            "laws": self.laws,
+            "oracle": self.oracle,
+            "study": self.study,
+            "verdict": self.verdict,
+        }
+
+
+def verdict_of(study: str, folder: Traversable | None = None) -> dict[str, Any] | None:
+    """The verdict file of a study as the harness wrote it, None when it has not been run at paper budget.
+
+    Raises:
+        BadInput: the file is not a verdict.
+    """
+    source = (folder or files("homeostat").joinpath("studies", "verdicts")).joinpath(f"{study}.json")
+    if not source.is_file():
+        return None
+    found = json.loads(source.read_text("utf-8"))
+    if found.get("verdict") not in VERDICTS:
+        raise BadInput(f"verdict file of {study!r}: its verdict is {found.get('verdict')!r}, not one of {VERDICTS}")
+    return found
+
+
+def state(entry: Entry) -> EntryState:
+    """Where this paper stands now."""
+    return _state(_serving().get(entry.id, []))
+
+
+def to_json(chosen: Iterable[Entry] | None = None) -> dict[str, Any]:
+    """`{"entries": [...]}`: every field of each entry and its state; all entries unless some are chosen."""
+    serving = _serving()
+    rows = entries() if chosen is None else chosen
+    return {"entries": [{**e.to_json(), **_state(serving.get(e.id, [])).to_json()} for e in rows]}
+
+
+def unknown_entries() -> dict[str, list[str]]:
+    """Catalogue ids that components name but the catalogue does not have -> names of those components."""
+    known = {e.id for e in entries()}
+    return {id: [c.name for c in named] for id, named in _serving().items() if id not in known}
+
+
+def _serving() -> dict[str, list[type[Any]]]:
+    """Catalogue id -> every registered component, studies included, that names it."""
+    found: dict[str, list[type[Any]]] = {}
+    for kind in kinds():
+        for component in components(kind).values():
+            for id in component.entries:
+                found.setdefault(id, []).append(component)
+    return found
+
+
+def _state(serving: list[type[Any]]) -> EntryState:
+    parts = sorted((c for c in serving if c.kind != "study"), key=lambda c: c.name)
+    study, verdict = _studied(sorted(c.name for c in serving if c.kind == "study"))
+    records = [evidence_of(c) for c in parts]
+    return EntryState(
+        components=tuple(c.name for c in parts),
+        laws=_laws([r.laws if r else None for r in records]),
+        oracle=bool(records) and all(r is not None and bool(r.oracles) for r in records),
+        study=study,
+        verdict=verdict,
+    )
+
+
+def _laws(each: list[str | None]) -> str | None:
+    if "failed" in each:
+        return "failed"
+    if not each or None in each:
+        return None
+    return "declared" if "declared" in each else "passed"
+
+
+def _studied(names: list[str]) -> tuple[str | None, str | None]:
+    found = {name: verdict_of(name) for name in names}
+    decided = [name for name in names if found[name] is not None]
+    study = (decided or names or [None])[0]
+    row = found[study] if study else None
+    return study, row["verdict"] if row else None

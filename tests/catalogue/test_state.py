@@ -1,0 +1,142 @@
+"""The state of a paper follows from registered components and from files that commands write, and from nothing else."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from homeostat.catalogue import entries, entry, evidence_of, standing, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue.evidence import Evidence, digest, write_evidence
+from homeostat.core import component as registry
+from homeostat.core.component import Component
+from homeostat.core.errors import BadInput
+
+PAPER = "weighted-tallying-bandit"
+FIELDS = {"components", "laws", "oracle", "study", "verdict"}
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Registers throw-away components of a kind; the registry is as before afterwards."""
+    fresh = {kind: dict(named) for kind, named in registry._REGISTRY.items()}
+    monkeypatch.setattr(registry, "_REGISTRY", fresh)
+
+    def make(name: str, of_kind: str, ids: tuple[str, ...] = (PAPER,)) -> type[Component]:
+        label = name
+
+        class Made(Component):
+            name: ClassVar[str] = label
+            kind: ClassVar[str] = of_kind
+            entries: ClassVar[tuple[str, ...]] = ids
+
+        return Made
+
+    return make
+
+
+@pytest.fixture
+def evidence(monkeypatch, tmp_path):
+    """Points the state at an evidence folder of its own."""
+    monkeypatch.setattr(standing, "evidence_of", lambda component: evidence_of(component, tmp_path))
+    return lambda made, **laws: write_evidence(Evidence(made.name, made.kind, digest(made), **laws), tmp_path)
+
+
+@pytest.fixture
+def verdicts(monkeypatch, tmp_path):
+    """Points the state at a folder of verdicts of its own."""
+    monkeypatch.setattr(standing, "verdict_of", lambda study: verdict_of(study, tmp_path))
+    return lambda study, verdict: (tmp_path / f"{study}.json").write_text(json.dumps({"verdict": verdict}))
+
+
+def test_a_paper_nobody_implements_has_no_state(register):
+    assert state(entry(PAPER)).to_json() == {
+        "components": [],
+        "laws": None,
+        "oracle": False,
+        "study": None,
+        "verdict": None,
+    }
+
+
+def test_a_registered_component_shows_up_and_only_where_it_says(register):
+    register("zeta-probe", "vital")
+    register("alpha-cure", "treatment")
+    assert state(entry(PAPER)).components == ("alpha-cure", "zeta-probe")
+    assert state(entry(PAPER)).laws is None
+    assert "alpha-cure" not in state(entry("central-flows")).components
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "laws"),
+    [
+        ({"passed": ("finite",)}, {"passed": ("resume",)}, "passed"),
+        ({"passed": ("finite",)}, {"passed": ("finite",), "declared": ("lifts",)}, "declared"),
+        ({"passed": ("finite",), "failed": ("resume",)}, {"passed": ("finite",), "declared": ("lifts",)}, "failed"),
+        ({"passed": ("finite",)}, {}, None),
+    ],
+)
+def test_laws_are_as_good_as_the_worst_component(register, evidence, first, second, laws):
+    evidence(register("one", "treatment"), **first)
+    evidence(register("two", "vital"), **second)
+    assert state(entry(PAPER)).laws == laws
+
+
+def test_evidence_of_another_source_does_not_count(register, tmp_path):
+    made = register("one", "treatment")
+    now = Evidence(made.name, made.kind, digest(made), passed=("finite",), oracles=("tests/x.py::test_x",))
+    write_evidence(now, tmp_path)
+    assert evidence_of(made, tmp_path) == now
+    for other in ("", "0" * 32):
+        write_evidence(dataclasses.replace(now, digest=other), tmp_path)
+        assert evidence_of(made, tmp_path) is None
+
+
+def test_oracle_means_every_component_has_one(register, evidence):
+    evidence(register("one", "treatment"), passed=("finite",), oracles=("tests/x.py::test_x",))
+    assert state(entry(PAPER)).oracle
+    evidence(register("two", "vital"), passed=("finite",))
+    assert not state(entry(PAPER)).oracle
+
+
+def test_study_and_its_verdict(register, verdicts):
+    register("a-study", "study")
+    assert (state(entry(PAPER)).study, state(entry(PAPER)).verdict) == ("a-study", None)
+    register("b-study", "study")
+    verdicts("b-study", "does not hold")
+    assert (state(entry(PAPER)).study, state(entry(PAPER)).verdict) == ("b-study", "does not hold")
+    assert state(entry(PAPER)).components == ()
+
+
+def test_a_verdict_in_other_words_is_refused(tmp_path):
+    (tmp_path / "odd.json").write_text(json.dumps({"verdict": "mostly holds"}))
+    with pytest.raises(BadInput, match="mostly holds"):
+        verdict_of("odd", tmp_path)
+    assert verdict_of("absent", tmp_path) is None
+
+
+def test_json_has_every_entry_with_its_state():
+    rows = json.loads(json.dumps(to_json()))["entries"]
+    assert [row["id"] for row in rows] == [e.id for e in entries()]
+    for row in rows:
+        assert {"id", "title", "family", "year", "arxiv", "claim", "mechanism", "summary"} | FIELDS <= row.keys()
+        assert row["verdict"] in (None, "holds", "does not hold", "inconclusive")
+        assert row["laws"] in (None, "passed", "failed", "declared")
+        assert isinstance(row["components"], list)
+        assert isinstance(row["oracle"], bool)
+    assert [row["id"] for row in to_json([entry(PAPER)])["entries"]] == [PAPER]
+
+
+def test_the_stored_rows_carry_no_state():
+    assert not FIELDS & {f.name for f in dataclasses.fields(entries()[0])}
+
+
+def test_components_name_papers_that_exist(register):
+    assert unknown_entries() == {}
+    register("typo", "treatment", ("continual-backprob",))
+    assert unknown_entries() == {"continual-backprob": ["typo"]}
+
+
+def test_a_component_without_source_has_no_digest():
+    assert digest(SimpleNamespace(__module__="no.such.module")) == ""  # type: ignore[arg-type]
