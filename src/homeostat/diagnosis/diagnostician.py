@@ -98,12 +98,12 @@ class Diagnostician:
                 del tracks[layer]
 
     def _finding(self, name: str) -> Finding | None:
-        held = {k: t for k, t in self._tracks[name].items() if t.level != _NONE and t.sign is not None}
+        held = {k: t for k, t in self._tracks[name].items() if t.level != _NONE}
         if not held:
             return None
         worst = max(t.level for t in held.values())
-        since = min(t.starts[worst] for t in held.values() if t.level == worst and t.starts[worst] is not None)
-        signs = {k: dataclasses.replace(t.sign, severity=SEVERITIES[t.level]) for k, t in held.items()}
+        since = min(start for t in held.values() if t.level == worst and (start := t.starts[worst]) is not None)
+        signs = {k: dataclasses.replace(t.sign, severity=SEVERITIES[t.level]) for k, t in held.items() if t.sign}
         return self.conditions[name].finding(signs, since)
 
     def state_dict(self) -> dict[str, Any]:

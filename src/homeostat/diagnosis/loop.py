@@ -6,12 +6,16 @@ carries out. Nothing here knows modules, clocks or random numbers, so the same r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from homeostat.core.finding import Finding, JournalEntry
+from homeostat.core.component import find
+from homeostat.core.finding import SEVERITIES, Finding, JournalEntry
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.prescriptions import remedies_for
+from homeostat.diagnosis.trends import median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ class LoopState:
 class ClosedLoop:
     """Call `step` at a fixed cadence; carry out the actions; call `refused` when a treatment could not be applied."""
 
+    name = "closed-loop"
+
     def __init__(self, policy: LoopPolicy | None = None) -> None:
         self.policy = policy or LoopPolicy()
         self.state = LoopState()
@@ -103,12 +109,186 @@ class ClosedLoop:
     def step(
         self, step: int, findings: Sequence[Finding], history: History, unavailable: Mapping[str, str] | None = None
     ) -> list[Action]:
-        """What to do now.
+        """What to do now: nothing, one action, or a stop and a note.
 
         Args:
             step: optimizer steps completed.
             findings: the current findings.
             history: the vitals so far.
-            unavailable: treatment name -> why it cannot be applied here; those are passed over.
+            unavailable: treatment name -> why it cannot be applied here (or is already on); those are passed over.
         """
-        raise NotImplementedError
+        if self.state.course is not None:
+            return self._judge(self.state.course, step, findings, history)
+        for finding in sorted(findings, key=lambda f: -SEVERITIES.index(f.severity)):
+            if self._may_treat(finding, step):
+                actions = self._treat(finding, step, history, unavailable or {})
+                if actions:
+                    return actions
+        return []
+
+    def refused(self, step: int, why: str) -> Action:
+        """Tell the loop that the treatment it just started could not be applied; it will try the next remedy."""
+        course = self._end_course()
+        self.state.next_remedy[course.condition] = course.remedy + 1
+        remedy = remedies_for(course.condition)[course.remedy]
+        return self._note("refuse", remedy.rungs[course.rung], course, step, why)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-friendly state."""
+        return asdict(self.state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        course = Course(**{**state["course"], "layers": tuple(state["course"]["layers"])}) if state["course"] else None
+        self.state = LoopState(**{**state, "course": course})
+
+    def _may_treat(self, finding: Finding, step: int) -> bool:
+        grave = SEVERITIES.index(finding.severity) >= SEVERITIES.index(self.policy.severity)
+        name = finding.condition
+        rested = step >= max(self.policy.warmup, self.state.rest_until.get(name, 0))
+        return grave and rested and name not in self.state.given_up and any(r.rungs for r in remedies_for(name))
+
+    def _treat(self, finding: Finding, step: int, history: History, unavailable: Mapping[str, str]) -> list[Action]:
+        name = finding.condition
+        before = gauge(name, finding.layers, history, step - self.policy.window, step)
+        if math.isnan(before):
+            return []
+        kept = self.state.kept.get(name)
+        if kept and kept[1] + 1 < len(remedies_for(name)[kept[0]].rungs):
+            course = self._begin(finding, kept[0], kept[1] + 1, step, before, history)
+            return [self._act("strengthen", "strengthen", course, step, "the finding is still there")]
+        choice = self._next_remedy(name, unavailable)
+        if choice is None:
+            return [self._give_up(finding, step)]
+        self.state.tried[name] = self.state.tried.get(name, 0) + 1
+        course = self._begin(finding, choice, 0, step, before, history)
+        return [self._act("start", "attach", course, step, str(finding.evidence.get("text", finding.condition)))]
+
+    def _next_remedy(self, condition: str, unavailable: Mapping[str, str]) -> int | None:
+        on = {remedies_for(c)[k[0]].treatment for c, k in self.state.kept.items()}
+        if self.state.tried.get(condition, 0) >= self.policy.tries:
+            return None
+        for index, remedy in enumerate(remedies_for(condition)):
+            usable = remedy.rungs and remedy.treatment not in unavailable and remedy.treatment not in on
+            if index >= self.state.next_remedy.get(condition, 0) and usable:
+                return index
+        return None
+
+    def _begin(self, finding: Finding, remedy: int, rung: int, step: int, before: float, history: History) -> Course:
+        loss = network_loss(history, step - self.policy.window, step)
+        course = Course(finding.condition, finding.layers, remedy, rung, step, before, loss)
+        self.state.course = course
+        return course
+
+    def _judge(self, course: Course, step: int, findings: Sequence[Finding], history: History) -> list[Action]:
+        window, middle = self.policy.window, course.started + self.policy.window // 2
+        if step < course.started + window:
+            return []
+        after = gauge(course.condition, course.layers, history, middle, step, self.policy.readings)
+        if math.isnan(after):
+            waited = step >= course.started + 2 * window
+            return self._revert(course, step, None, "the vital was not measured often enough") if waited else []
+        loss = network_loss(history, middle, step)
+        if course.loss_before > 0 and loss > course.loss_before * (1 + self.policy.loss_harm):
+            return self._revert(course, step, after, f"the loss rose from {course.loss_before:.3g} to {loss:.3g}")
+        gone = all(f.condition != course.condition for f in findings)
+        gain = improvement(course.condition, course.before, after)
+        if gone or gain >= self.policy.keep_gain:
+            return self._keep(course, step, after, gain, gone)
+        if gain > -self.policy.harm and course.rung + 1 < len(remedies_for(course.condition)[course.remedy].rungs):
+            return self._strengthen(course, step, after, gain)
+        return self._revert(course, step, after, f"improvement {gain:+.0%} after {window} steps")
+
+    def _keep(self, course: Course, step: int, after: float, gain: float, gone: bool) -> list[Action]:
+        self._end_course()
+        self.state.kept[course.condition] = [course.remedy, course.rung]
+        self.state.next_remedy[course.condition] = course.remedy + 1
+        self.state.rest_until[course.condition] = step + self.policy.cooldown
+        why = "the finding is resolved" if gone else f"improvement {gain:+.0%}"
+        return [self._note("keep", _text(course), course, step, why, after)]
+
+    def _strengthen(self, course: Course, step: int, after: float, gain: float) -> list[Action]:
+        stronger = Course(**{**vars(course), "rung": course.rung + 1, "started": step})
+        self.state.course = stronger
+        return [self._act("strengthen", "strengthen", stronger, step, f"improvement only {gain:+.0%}", after)]
+
+    def _revert(self, course: Course, step: int, after: float | None, why: str) -> list[Action]:
+        self._end_course()
+        self.state.kept.pop(course.condition, None)
+        self.state.next_remedy[course.condition] = course.remedy + 1
+        self.state.rest_until[course.condition] = step + self.policy.cooldown
+        return [self._act("stop", "revert", course, step, why, after)]
+
+    def _give_up(self, finding: Finding, step: int) -> Action:
+        self.state.given_up.append(finding.condition)
+        count = self.state.tried.get(finding.condition, 0)
+        why = (
+            f"{count} remedies tried, nothing more to try; the finding stays"
+            if count
+            else "no remedy can be applied here"
+        )
+        entry = JournalEntry(step, self.name, "give up", ", ".join(finding.layers), f"{finding.condition}: {why}")
+        return Action("note", "", finding.condition, entry)
+
+    def _end_course(self) -> Course:
+        course = self.state.course
+        if course is None:
+            raise ValueError("no treatment is on trial")
+        self.state.course = None
+        return course
+
+    def _act(
+        self,
+        kind: Literal["start", "strengthen", "stop"],
+        verb: str,
+        course: Course,
+        step: int,
+        why: str,
+        after: float | None = None,
+    ) -> Action:
+        return Action(kind, _text(course), course.condition, self._entry(verb, course, step, why, after))
+
+    def _note(self, verb: str, text: str, course: Course, step: int, why: str, after: float | None = None) -> Action:
+        return Action("note", text, course.condition, self._entry(verb, course, step, why, after))
+
+    def _entry(self, verb: str, course: Course, step: int, why: str, after: float | None) -> JournalEntry:
+        detail = {"condition": course.condition, "treatment": _text(course), "vital": watched(course.condition)[0]}
+        where = ", ".join(course.layers)
+        return JournalEntry(step, self.name, verb, where, f"{course.condition}: {why}", course.before, after, detail)
+
+
+def _text(course: Course) -> str:
+    return remedies_for(course.condition)[course.remedy].rungs[course.rung]
+
+
+def watched(condition: str) -> tuple[str, str]:
+    """The vital by which a treatment of this condition is judged, and the direction in which it is sick."""
+    cls = find("condition", condition)
+    return cls.watch, cls.worse
+
+
+def gauge(
+    condition: str, layers: Sequence[str], history: History, after: float, until: float, readings: int = 1
+) -> float:
+    """The watched vital in steps (after, until]: median over time, worst over the layers that have enough readings.
+
+    Layers of the finding in which the vital is not measured are left out; when none is left, every layer counts.
+    """
+    vital, worse = watched(condition)
+    known = [layer for layer in layers if layer in history.layers(vital)] or history.layers(vital)
+    windows = [history.between(vital, layer, after, until) for layer in known]
+    values = [median(values) for values in windows if values.size >= readings]
+    return (max if worse == "higher" else min)(values, default=math.nan)
+
+
+def improvement(condition: str, before: float, after: float) -> float:
+    """How much better the watched vital is, relative to where it was; positive is better."""
+    _, worse = watched(condition)
+    change = (after - before) / max(abs(before), 1e-12)
+    return -change if worse == "higher" else change
+
+
+def network_loss(history: History, after: float, until: float) -> float:
+    """Median loss in steps (after, until]; NaN when there are several losses, whose sum would mean nothing."""
+    layers = history.layers("loss")
+    return median(history.between("loss", layers[0], after, until)) if len(layers) == 1 else math.nan

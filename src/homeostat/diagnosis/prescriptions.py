@@ -32,29 +32,29 @@ class Remedy:
         return self.rungs[0].partition(":")[0] if self.rungs else ""
 
 
-def _rungs(treatment: str, knob: str, *values: float) -> tuple[str, ...]:
-    return tuple(f"{treatment}:{knob}={value:g}" for value in values)
-
-
 _L2_INIT = Remedy(
     "pull the weights gently towards their initial values (regenerative L2)",
-    _rungs("l2-init", "strength", 1e-3, 1e-2),
+    ("l2-init:strength=1e-3", "l2-init:strength=1e-2"),
     "l2-init",
 )
 _CBP = Remedy(
     "reset the least used units at a slow rate (continual backprop)",
-    _rungs("continual-backprop", "replacement_rate", 1e-4, 1e-3),
+    ("continual-backprop:replacement_rate=1e-4", "continual-backprop:replacement_rate=1e-3"),
     "continual-backprop",
 )
-_REDO = Remedy("reset dormant units now and then (ReDo)", _rungs("redo", "tau", 0.025, 0.1), "redo")
+_REDO = Remedy(
+    "reset dormant units now and then (ReDo)",
+    ("redo:threshold=0.025,every=200", "redo:threshold=0.1,every=100"),
+    "redo",
+)
 _SHRINK = Remedy(
-    "shrink the weights and add fresh initial noise (shrink and perturb)",
-    _rungs("shrink-and-perturb", "noise", 1e-3, 1e-2),
+    "shrink the weights a little and add fresh initial noise (shrink and perturb)",
+    ("shrink-and-perturb:shrink=0.9999,perturb=0.01414", "shrink-and-perturb:shrink=0.999,perturb=0.0447"),
     "shrink-and-perturb",
 )
 _SPECTRAL = Remedy(
     "keep the largest singular value of every layer near one (spectral regularisation)",
-    _rungs("spectral-regularization", "strength", 1e-4, 1e-3),
+    ("spectral-regularization:strength=1e-4", "spectral-regularization:strength=1e-3"),
     "spectral-regularization",
 )
 _NORM = Remedy("put layer normalisation before the nonlinearities", ("layer-norm-insertion",))
