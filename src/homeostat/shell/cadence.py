@@ -1,0 +1,107 @@
+"""How often each vital is measured: a share of wall time sets it, or a fixed number of steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from homeostat.core.vital import Vital
+
+_TIERS = ("cheap", "moderate", "heavy")
+_SHARES = {"cheap": 0.5, "moderate": 0.3, "heavy": 0.2}
+_START = {"cheap": 10, "moderate": 50, "heavy": 500}
+_RECENT = 5
+SLOWEST = 1_000_000
+
+
+class Cadence:
+    """Decides which vitals are due at a step.
+
+    Vitals of one cost tier share a cadence, and the cadence of a dearer tier is a multiple of the cheaper one's, so that
+    one capture serves several. Costs are the smallest of the last few measured, which shuts out a busy machine. Step 1
+    is always measured: it is the baseline.
+
+    Args:
+        vitals: what is measured.
+        budget: share of wall time, e.g. 0.02.
+        every: fixed cadence in steps for all vitals; the budget is then not used.
+        fixed: vital name -> fixed cadence, for what feeds a treatment, a controller or the closed loop.
+    """
+
+    def __init__(
+        self, vitals: Sequence[Vital], budget: float, every: int | None = None, fixed: Mapping[str, int] | None = None
+    ) -> None:
+        self._tier = {v.name: v.cost for v in vitals}
+        self._budget, self._all = budget, every
+        self._fixed = {name: step for name, step in (fixed or {}).items() if name in self._tier}
+        self._every = dict(_START)
+        self._costs: dict[str, deque[float]] = {}
+        self._base: deque[float] = deque(maxlen=_RECENT)
+
+    def every(self, name: str) -> int:
+        """The present cadence of a vital, in steps."""
+        return self._all or self._fixed.get(name) or self._every[self._tier[name]]
+
+    def cadences(self) -> dict[str, int]:
+        """Vital -> present cadence in steps."""
+        return {name: self.every(name) for name in self._tier}
+
+    def due(self, step: int) -> tuple[str, ...]:
+        """Names of the vitals to measure at the end of this step (first step: 1)."""
+        return tuple(name for name in self._tier if step == 1 or step % self.every(name) == 0)
+
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which something is due."""
+        steps = {self.every(name) for name in self._tier}
+        return min((step // k + 1) * k for k in steps) if steps else SLOWEST
+
+    def learn(self, costs: Mapping[str, float], base: float, step_seconds: float) -> bool:
+        """Update from what one sample cost.
+
+        Args:
+            costs: vital -> seconds spent measuring it.
+            base: seconds of the sample that belong to no single vital (capture, transfer, diagnosis).
+            step_seconds: a step of the user's own training.
+
+        Returns:
+            Whether a cadence changed.
+        """
+        for name, seconds in costs.items():
+            self._costs.setdefault(name, deque(maxlen=_RECENT)).append(seconds)
+        self._base.append(base)
+        if self._all or step_seconds <= 0:
+            return False
+        before = dict(self._every)
+        previous = 1
+        for tier in _TIERS:
+            names = [n for n, t in self._tier.items() if t == tier and n not in self._fixed]
+            known = [min(self._costs[n]) for n in names if n in self._costs]
+            if not known:
+                continue
+            cost = sum(known) * len(names) / len(known) + (min(self._base) if tier == "cheap" else 0.0)
+            wanted = cost / (self._share(tier) * self._budget * step_seconds)
+            previous = self._settle(tier, wanted, previous)
+        return before != self._every
+
+    def _share(self, tier: str) -> float:
+        present = {t for n, t in self._tier.items() if n not in self._fixed}
+        return _SHARES[tier] / sum(_SHARES[t] for t in present)
+
+    def _settle(self, tier: str, wanted: float, multiple: int) -> int:
+        """A round number at or above `wanted`; slows down at once, speeds up only when clearly too slow."""
+        now = self._every[tier]
+        if wanted > now or wanted < now / 4 or now % multiple:
+            now = _round_up(max(wanted, multiple, 1), multiple)
+        self._every[tier] = now
+        return now
+
+
+def _round_up(wanted: float, multiple: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... at or above `wanted` that is a multiple of `multiple`."""
+    scale = 1
+    while scale <= SLOWEST:
+        for digit in (1, 2, 5):
+            if (value := digit * scale) >= wanted and value % multiple == 0:
+                return value
+        scale *= 10
+    return SLOWEST

@@ -1,0 +1,99 @@
+"""Reading the outputs of units from the user's own forward passes, with hooks that are there only while needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+MAX_ROWS = 4096
+"""Samples kept per layer and step; more add nothing to a vital and cost memory."""
+
+
+class TapLike(Protocol):
+    """Where and how to read the units of a layer (made by the unit graph)."""
+
+    module: str
+    position: str
+
+    def read(self, value: Any) -> Tensor | None:
+        """The captured input or output as [N, H], or None when it has no such form."""
+
+
+def spent(*args: object, **kwargs: object) -> None:
+    """What a tap becomes in a copied or pickled model: nothing."""
+
+
+class TapHook:
+    """A forward hook on one module, bound to that very module: a deep copy or a pickle of it captures nothing."""
+
+    def __init__(self, module: nn.Module, sink: list[Any], position: str) -> None:
+        self.module, self.sink, self.position = module, sink, position
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        if module is not self.module or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        value = output if self.position == "output" else (inputs[0] if inputs else None)
+        if isinstance(value, Tensor):
+            self.sink.append(value.detach())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return spent
+
+    def __reduce__(self) -> Any:
+        return spent_factory, ()
+
+
+def spent_factory() -> Any:
+    """Unpickles a tap as the function that does nothing."""
+    return spent
+
+
+class Capture:
+    """The taps of one network.
+
+    Only forward passes with gradients enabled count: evaluation and acting under `no_grad` are not the training step.
+    """
+
+    def __init__(self, model: nn.Module, taps: Mapping[str, TapLike]) -> None:
+        self._model, self.taps = model, dict(taps)
+        self._sinks: dict[str, list[Any]] = {}
+        self._handles: list[Any] = []
+        self.installed: frozenset[str] = frozenset()
+
+    def install(self, layers: Iterable[str]) -> None:
+        """Put hooks on exactly these layers' taps; anything captured and not taken is dropped."""
+        wanted = frozenset(layer for layer in layers if layer in self.taps)
+        for sink in self._sinks.values():
+            sink.clear()
+        if wanted == self.installed:
+            return
+        self.remove()
+        modules = dict(self._model.named_modules())
+        for layer in wanted:
+            tap = self.taps[layer]
+            if (module := modules.get(tap.module)) is None:
+                continue
+            sink = self._sinks.setdefault(layer, [])
+            hook = TapHook(module, sink, tap.position)
+            add = module.register_forward_hook if tap.position == "output" else module.register_forward_pre_hook
+            self._handles.append(add(hook))  # type: ignore[arg-type]
+        self.installed = wanted
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._sinks, self.installed = [], {}, frozenset()
+
+    def take(self) -> dict[str, Tensor]:
+        """Layer -> unit outputs [N, H] of this step's forward passes, joined; a layer that was not reached is absent."""
+        captured: dict[str, Tensor] = {}
+        for layer, sink in self._sinks.items():
+            parts = [part for value in sink if (part := self.taps[layer].read(value)) is not None and len(part)]
+            sink.clear()
+            if parts:
+                captured[layer] = (parts[0] if len(parts) == 1 else torch.cat(parts))[:MAX_ROWS]
+        return captured

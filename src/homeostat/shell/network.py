@@ -1,0 +1,121 @@
+"""One network under observation: its module, its optimizers, and where a step begins and ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from homeostat.core.errors import BadInput
+from homeostat.diagnosis.facts import OptimizerFacts
+
+
+@dataclass(eq=False)
+class Network:
+    """A network and how far it has come.
+
+    Args:
+        label: "" when it is the only one; else it prefixes every layer name.
+        model: the module, outside of any compile or data-parallel wrapper.
+        optimizers: all that hold some of its parameters.
+        compiled: torch.compile runs it, so hooks on its parts may never fire.
+        step: rounds of optimizer steps completed.
+        skipped: steps a GradScaler left out.
+        losses: loss of each step since the last sample.
+        stepped: ids of the optimizers that have stepped in the present round.
+        no_gradient: parameters held by an optimizer that never had a gradient so far.
+    """
+
+    label: str
+    model: nn.Module
+    optimizers: list[Optimizer]
+    compiled: bool = False
+    step: int = 0
+    skipped: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    stepped: set[int] = field(default_factory=set)
+    no_gradient: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.resumed = any(o.state for o in self.optimizers)
+        self.no_gradient = set(self.trained())
+
+    def named(self, layer: str) -> str:
+        """The layer's name in records and findings."""
+        return f"{self.label}.{layer}" if self.label else layer
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Parameters that require a gradient and that an optimizer holds, by name."""
+        held = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) in held}
+
+    def values(self) -> dict[str, Tensor]:
+        """Present values of the trained parameters, detached."""
+        return {n: p.detach() for n, p in self.trained().items()}
+
+    def gradients(self, scale: Tensor | None = None) -> dict[str, Tensor]:
+        """Present gradients of the trained parameters, unscaled."""
+        grads = {n: p.grad.detach() for n, p in self.trained().items() if p.grad is not None}
+        return grads if scale is None else {n: g / scale for n, g in grads.items()}
+
+    def learning_rate(self) -> float:
+        """Of the first parameter group."""
+        return float(self.optimizers[0].param_groups[0].get("lr", float("nan")))
+
+    def optimizer_facts(self) -> list[OptimizerFacts]:
+        """What diagnosis knows of the optimizers."""
+        return [
+            OptimizerFacts(
+                type(o).__name__,
+                float(o.param_groups[0].get("lr", float("nan"))),
+                float(o.param_groups[0].get("momentum", 0.0)),
+                self.label,
+            )
+            for o in self.optimizers
+        ]
+
+    def unheld(self) -> tuple[list[str], list[str]]:
+        """Parameters that require a gradient but that no optimizer holds: those with a gradient, and those without."""
+        trained = self.trained()
+        rest = {n: p for n, p in self.model.named_parameters() if p.requires_grad and n not in trained}
+        got = [n for n, p in rest.items() if p.grad is not None]
+        return got, [n for n in rest if n not in got]
+
+    def watch_gradients(self) -> None:
+        """Strike the parameters that have a gradient now off the list of those that never had one."""
+        if self.no_gradient:
+            parameters = self.trained()
+            self.no_gradient = {n for n in self.no_gradient if n in parameters and parameters[n].grad is None}
+
+
+def check_pair(model: Any, optimizers: list[Any]) -> None:
+    """A model and optimizers that belong together.
+
+    Raises:
+        BadInput: not a module, no optimizer, no parameters, or an optimizer over other parameters.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    parameters = {id(p) for p in model.parameters()}
+    if not parameters:
+        raise BadInput(f"{type(model).__name__} has no parameters: there is nothing to measure or treat")
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise BadInput(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held & parameters:
+            raise BadInput(
+                f"{type(optimizer).__name__} holds no parameter of this {type(model).__name__}: build it from "
+                "model.parameters() of the model you attach"
+            )
+    if not optimizers:
+        raise BadInput("give the optimizer that trains the model: attach(model, optimizer)")
+
+
+def found_overflow(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer was told by its GradScaler to leave this step out."""
+    flag = getattr(optimizer, "found_inf", None)
+    return isinstance(flag, Tensor) and bool(torch.count_nonzero(flag))

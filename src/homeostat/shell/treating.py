@@ -1,0 +1,262 @@
+"""The treatments of one network at work: views in, edits out to surgery, and the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from homeostat.core.draw import Draw
+from homeostat.core.edits import AddGradient, Edit, SetValues
+from homeostat.core.errors import Refused
+from homeostat.core.finding import JournalEntry
+from homeostat.core.readings import Reading
+from homeostat.core.treatment import Fresh, Stage, State, Treatment, View
+from homeostat.core.units import UnitGroup
+from homeostat.shell import surgery
+from homeostat.shell.network import Network
+
+SUPPORTED = (Stage.SURGERY, Stage.GRADIENT, Stage.UPDATE, Stage.BOUNDARY)
+_MULTI_EVALUATION = ("LBFGS",)
+
+
+@dataclass(eq=False)
+class Site:
+    """What was learned of a network once, for treatments: its units, its initial distributions and values."""
+
+    units: tuple[UnitGroup, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, Fresh] = field(default_factory=dict)
+    norms: frozenset[str] = frozenset()
+    initial: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Course:
+    """One treatment in progress."""
+
+    treatment: Treatment
+    knobs: dict[str, Tensor]
+    state: State = field(default_factory=dict)
+    begun: bool = False
+    acted: int = 0
+    resets: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.treatment.name
+
+
+class Ward:
+    """Carries out the treatments of one network.
+
+    A treatment that fails is stopped with its step's edits rolled back; training goes on without it.
+
+    Args:
+        network: the network.
+        seed: of the treatments' randomness.
+        dry_run: plan and report, change nothing.
+        tell: takes journal entries.
+    """
+
+    def __init__(self, network: Network, seed: int, dry_run: bool, tell: Callable[[JournalEntry], None]) -> None:
+        self.network, self.seed, self.dry_run, self._tell = network, seed, dry_run, tell
+        self.site: Site | None = None
+        self.courses: list[Course] = []
+        self.strict = False
+
+    def add(self, treatment: Treatment, why: str = "asked for") -> Course:
+        """Begin a treatment; it acts from the next due step on.
+
+        Raises:
+            Refused: it cannot be applied correctly to this network or optimizer; nothing was changed.
+        """
+        self._check(treatment)
+        course = Course(treatment, treatment.knobs())
+        self.courses.append(course)
+        self.courses = _ordered(self.courses)
+        self._tell(self._entry(treatment.name, "attach", why=why, detail={"settings": treatment.settings()}))
+        if self.site is not None:
+            self._begin_or_drop(course)
+        return course
+
+    def stop(self, name: str, action: str, why: str) -> None:
+        """End a treatment: nothing more of it is applied. What it changed before stays."""
+        kept = [c for c in self.courses if c.name != name]
+        if len(kept) < len(self.courses):
+            self.courses = kept
+            self._tell(self._entry(name, action, why=why))
+
+    def settle(self, site: Site) -> None:
+        """The network is known now: begin every treatment, carry out surgery."""
+        self.site = site
+        for course in list(self.courses):
+            self._begin_or_drop(course)
+
+    def wants_activations(self, step: int) -> bool:
+        """Whether some treatment reads activations at the step with this number."""
+        return any(Reading.ACTIVATIONS in c.treatment.reads and c.treatment.due(step) for c in self.courses)
+
+    def busy(self, stage: Stage, step: int) -> bool:
+        """Whether some treatment acts at this stage of the step with this number."""
+        return any(c.begun and c.treatment.stage == stage and c.treatment.due(step) for c in self.courses)
+
+    def act(self, stage: Stage, step: int, activations: dict[str, Tensor], optimizer: Optimizer | None = None) -> None:
+        """Plan and apply everything due at this stage, in order.
+
+        Args:
+            step: number of the present step (first: 1); a stage outside of steps passes the steps completed.
+            optimizer: the one about to step, at stage "gradient".
+        """
+        for course in list(self.courses):
+            due = stage == Stage.BOUNDARY or course.treatment.due(step)
+            if course.begun and course.treatment.stage == stage and due:
+                self._guarded(course, step, activations, optimizer)
+
+    def flush(self) -> None:
+        """Write what adds up over steps (units reset) into the journal."""
+        for course in self.courses:
+            for target, total in course.resets.items():
+                if count := int(total):
+                    text = f"reset {count} unit{'s' if count != 1 else ''}"
+                    self._tell(self._entry(course.name, "edit", target, text, detail={"units": count}))
+            course.resets.clear()
+
+    def knob(self, name: str) -> Tensor | None:
+        """The knob "treatment.knob", if that treatment is being applied."""
+        owner, _, knob = name.partition(".")
+        for course in self.courses:
+            if course.name == owner and knob in course.knobs:
+                return course.knobs[knob]
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Knobs and states by treatment."""
+        return {
+            c.name: {
+                "settings": c.treatment.settings(),
+                "knobs": {k: float(v) for k, v in c.knobs.items()},
+                "begun": c.begun,
+                "state": dict(c.state),
+            }
+            for c in self.courses
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Continue from `state_dict`. Treatments must already have been added."""
+        for course in self.courses:
+            if (entry := saved.get(course.name)) is not None:
+                for name, value in entry["knobs"].items():
+                    course.knobs[name].fill_(value)
+                course.state, course.begun = dict(entry["state"]), entry["begun"] or course.begun
+
+    def view(self, course: Course, step: int, activations: dict[str, Tensor], scale: Tensor | None = None) -> View:
+        """What the treatment may look at now."""
+        site = self.site or Site()
+        reads = course.treatment.reads
+        return View(
+            step=step,
+            parameters=self.network.values(),
+            buffers={n: b.detach() for n, b in self.network.model.named_buffers()} if site.units else {},
+            gradients=self.network.gradients(scale) if Reading.GRADIENTS in reads else {},
+            initial=site.initial,
+            units=site.units,
+            activations=activations if Reading.ACTIVATIONS in reads else {},
+            fresh=site.fresh,
+            norms=site.norms,
+            draw=Draw(self.seed, (course.name, self.network.label, step)),
+            learning_rate=self.network.learning_rate(),
+        )
+
+    def _check(self, treatment: Treatment) -> None:
+        if treatment.stage not in SUPPORTED:
+            why = f"stage {treatment.stage!r} needs the user's loop; this attachment only sees optimizer steps"
+            raise Refused(treatment.name, "this run", why)
+        for optimizer in self.network.optimizers:
+            kind = type(optimizer).__name__
+            if treatment.stage == Stage.GRADIENT and kind in _MULTI_EVALUATION:
+                why = "it evaluates the loss several times a step and would not see the added gradient in the loss"
+                raise Refused(treatment.name, kind, why)
+
+    def _begin_or_drop(self, course: Course) -> None:
+        try:
+            self._begin(course)
+        except Refused as error:
+            self.stop(course.name, "refuse", str(error))
+            if self.strict:
+                raise
+
+    def _begin(self, course: Course) -> None:
+        assert self.site is not None
+        if course.treatment.needs_units and not self.site.units:
+            reasons = "; ".join(f"{layer}: {why}" for layer, why in list(self.site.refused.items())[:4])
+            raise Refused(course.name, "this network", f"no hidden layer could be paired ({reasons or 'none found'})")
+        if course.begun:
+            return
+        if Reading.INITIAL in course.treatment.reads and not self.site.initial:
+            self.site.initial = {n: v.clone() for n, v in self.network.values().items()}
+        with torch.no_grad():
+            view = self.view(course, self.network.step, {})
+            course.state = course.treatment.init(view, course.knobs)
+            course.begun = True
+            if course.treatment.stage == Stage.SURGERY:
+                edits, course.state = course.treatment.plan(view, course.state, course.knobs)
+                self._apply(course, edits, self.network.step, None)
+                for edit in edits:
+                    self._tell(self._entry(course.name, "edit", edit.target, edit.describe()))
+
+    def _guarded(self, course: Course, step: int, activations: dict[str, Tensor], optimizer: Optimizer | None) -> None:
+        try:
+            with torch.no_grad():
+                scale = getattr(optimizer, "grad_scale", None)
+                view = self.view(course, step, activations, scale)
+                edits, state = course.treatment.plan(view, course.state, course.knobs)
+                self._apply(course, edits, step, scale)
+                course.state = state
+        except Exception as error:
+            if self.strict:
+                raise
+            kind = "refuse" if isinstance(error, Refused) else "error"
+            self.stop(course.name, kind, f"stopped, this step's edits rolled back: {error}")
+
+    def _apply(self, course: Course, edits: Sequence[Edit], step: int, scale: Tensor | None) -> None:
+        if not edits:
+            return
+        course.acted += 1
+        if self.dry_run:
+            lines = surgery.describe(edits)
+            self._tell(self._entry(course.name, "dry run", why="; ".join(lines), detail={"edits": lines, "step": step}))
+            return
+        undoable = not all(isinstance(e, AddGradient) for e in edits)
+        surgery.apply(
+            edits,
+            self.network.model,
+            self.network.optimizers,
+            grad_scale=scale,
+            undoable=undoable,
+            component=course.name,
+        )
+        for edit in edits:
+            if isinstance(edit, SetValues) and edit.units is not None:
+                total = edit.units.detach().to(torch.int64)
+                before = course.resets.get(edit.target)
+                course.resets[edit.target] = total if before is None else before + total
+
+    def _entry(self, name: str, action: str, where: str = "", why: str = "", detail: Any = None) -> JournalEntry:
+        place = self.network.named(where) if where else self.network.label
+        return JournalEntry(self.network.step, name, action, place, why, detail=detail or {})
+
+
+def _ordered(courses: list[Course]) -> list[Course]:
+    """Courses in the order given, each after those it declares."""
+    left, done = list(courses), []
+    while left:
+        names = {c.name for c in left}
+        ready = next((c for c in left if not names & set(c.treatment.after)), left[0])
+        left.remove(ready)
+        done.append(ready)
+    return done
