@@ -41,6 +41,10 @@ class Stream(Component, abstract=True):
         """Number of the task at `step`: how many boundaries are at or before it."""
         return sum(b <= step for b in self.boundaries)
 
+    def concept(self, step: int) -> Tensor:
+        """What ties inputs to targets at `step`, as numbers: the same between two boundaries, another after each."""
+        raise NotImplementedError
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.starting_at(0)
 

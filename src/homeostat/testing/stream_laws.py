@@ -1,0 +1,126 @@
+"""The laws of a stream, as named checks: call each, and it returns or raises AssertionError with a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import pickle
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from homeostat.core.errors import BadInput
+from homeostat.core.stream import Stream
+
+Law = tuple[str, Callable[[], None]]
+
+
+def laws_for_stream(stream: Stream) -> list[Law]:
+    """Every law a stream must obey, in a fixed order.
+
+    Args:
+        stream: an instance with at least two batches; small settings keep the checks quick.
+    """
+    laws: list[tuple[str, Callable[[Stream], None]]] = [
+        ("facts", _facts),
+        ("same seed, same data", _same_seed),
+        ("another seed, other data", _other_seed),
+        ("resumable", _resumable),
+        ("pure", _pure),
+        ("boundaries true", _boundaries),
+        ("finite", _finite),
+        ("refuses steps outside", _outside),
+    ]
+    return [(name, lambda law=law: law(stream)) for name, law in laws]
+
+
+def _facts(stream: Stream) -> None:
+    assert stream.name, "it has no name"
+    assert getattr(stream, "cite", None), f"{stream.name} names no source (cite)"
+    assert (type(stream).__doc__ or "").strip(), f"{stream.name} has no docstring"
+    assert len(stream) > 0, f"{stream.name} has no batches"
+    rising = (0, *stream.boundaries, len(stream))
+    assert all(a < b for a, b in itertools.pairwise(rising)), "boundaries do not rise strictly within it"
+
+
+def _same_seed(stream: Stream) -> None:
+    """A twin, made anew or unpickled in another process, asked in another order, gives the same batches."""
+    steps = _some_steps(stream)
+    first = {step: stream.batch(step) for step in steps}
+    for twin in (dataclasses.replace(stream), pickle.loads(pickle.dumps(stream))):
+        for step in reversed(steps):
+            assert _equal(first[step], twin.batch(step)), f"batch {step} differs between two streams of the same seed"
+
+
+def _other_seed(stream: Stream) -> None:
+    other = dataclasses.replace(stream, seed=stream.seed + 1)
+    same = all(_equal(stream.batch(step), other.batch(step)) for step in _some_steps(stream))
+    assert not same, f"seeds {stream.seed} and {stream.seed + 1} give the same data"
+
+
+def _resumable(stream: Stream) -> None:
+    """Iterating from any step gives the batches that a run from the beginning sees there."""
+    for start in _some_steps(stream):
+        for step, batch in zip(range(start, start + 3), stream.starting_at(start), strict=False):
+            assert _equal(batch, stream.batch(step)), f"resumed at {start}, batch {step} differs"
+    assert sum(1 for _ in stream.starting_at(len(stream) - 1)) == 1, "it does not end after its last step"
+
+
+def _pure(stream: Stream) -> None:
+    """No global randomness read or moved, and what is done to a batch does not reach the stream."""
+    step = _some_steps(stream)[-1]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    inputs, targets = stream.batch(step)
+    assert torch.equal(before, torch.get_rng_state()), "a batch moves torch's global random state"
+    kept = inputs.clone(), targets.clone()
+    for tensor in (inputs, targets):
+        tensor.zero_()
+    torch.manual_seed(2)
+    assert _equal(kept, stream.batch(step)), "a batch depends on global state, or on what was done to an earlier one"
+
+
+def _boundaries(stream: Stream) -> None:
+    """The concept is the same between two boundaries and another after each; `task` counts them."""
+    edges = (0, *stream.boundaries, len(stream))
+    for task, (first, end) in enumerate(itertools.pairwise(edges)):
+        assert stream.task(first) == stream.task(end - 1) == task, f"task() is wrong in steps {first} to {end - 1}"
+        if not stream.boundaries:
+            return
+        for step in {(first + end) // 2, end - 1}:
+            assert torch.equal(stream.concept(first), stream.concept(step)), f"changes within task {task}, by {step}"
+        if end < len(stream):
+            before, after = stream.concept(end - 1), stream.concept(end)
+            differs = before.shape != after.shape or not torch.equal(before, after)
+            assert differs, f"{end} is called a boundary, but nothing changes there"
+
+
+def _finite(stream: Stream) -> None:
+    for step in _some_steps(stream):
+        inputs, targets = stream.batch(step)
+        assert len(inputs) == len(targets) > 0, f"batch {step} has {len(inputs)} inputs and {len(targets)} targets"
+        assert len(inputs) <= stream.batch_size, f"batch {step} has more than batch_size items"
+        finite = all(torch.isfinite(t.to(torch.float64)).all() for t in (inputs, targets))
+        assert finite, f"batch {step} holds NaN or infinite values"
+
+
+def _outside(stream: Stream) -> None:
+    for step in (-1, len(stream)):
+        try:
+            stream.batch(step)
+        except BadInput:
+            continue
+        raise AssertionError(f"batch({step}) is outside 0..{len(stream) - 1} and must raise BadInput")
+
+
+def _some_steps(stream: Stream) -> list[int]:
+    """First, last, both sides of a few boundaries, and a few between."""
+    n, edges = len(stream), stream.boundaries[:2]
+    around = {0, n - 1, math.isqrt(n), n // 2} | {step for edge in edges for step in (edge - 1, edge)}
+    return sorted(step for step in around if 0 <= step < n)
+
+
+def _equal(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
