@@ -14,7 +14,7 @@ from homeostat.core.edits import Edit
 from homeostat.core.readings import Reading
 from homeostat.core.treatment import Stage, State, Treatment, View
 from homeostat.core.units import Axis, UnitGroup
-from homeostat.treatments.resets import kept, reset_edits, treatable
+from homeostat.treatments.resets import kept, reset_edits, touched, treatable
 from homeostat.treatments.shapes import beside, lead, statistic_dtype
 
 
@@ -97,8 +97,7 @@ class ContinualBackprop(Treatment):
         for group in treatable(self.name, view):
             if group.layer in view.activations and f"{group.layer}/age" in state:
                 chosen[group], means[group] = self._advance(view, group, state, knobs)
-        if not chosen or not bool(torch.stack([mask.any() for mask in chosen.values()]).any()):
-            return [], state
+        chosen = touched(chosen)
         return reset_edits(view, chosen, means if self.fold else None), state
 
     def _advance(

@@ -13,7 +13,7 @@ from homeostat.core.component import Cite, knob, option
 from homeostat.core.edits import Edit
 from homeostat.core.readings import Reading
 from homeostat.core.treatment import Stage, State, Treatment, View
-from homeostat.treatments.resets import kept, reset_edits, treatable
+from homeostat.treatments.resets import kept, reset_edits, touched, treatable
 from homeostat.treatments.shapes import beside
 
 
@@ -78,8 +78,7 @@ class ReDo(Treatment):
             if group.layer in view.activations:
                 score = dormancy(view.activations[group.layer])
                 chosen[group] = score <= beside(knobs["threshold"], score)
-        if not chosen or not bool(torch.stack([mask.any() for mask in chosen.values()]).any()):
-            return [], state
+        chosen = touched(chosen)
         return reset_edits(view, chosen), state
 
     def effect(self, before: View, edits: Sequence[Edit], after: View) -> str | None:

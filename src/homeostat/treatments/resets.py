@@ -38,6 +38,16 @@ def _open(group: UnitGroup, view: View) -> bool:
     return trainable and group.weight.name in view.fresh
 
 
+def touched(chosen: Mapping[UnitGroup, Tensor]) -> dict[UnitGroup, Tensor]:
+    """The groups in which some unit is chosen, in any replica.
+
+    Fresh weights for a layer cost more than all the rest of a step's plan, and most steps reset nothing: this one host
+    read saves them.
+    """
+    hit = torch.stack([mask.any() for mask in chosen.values()]).tolist() if chosen else []
+    return {group: mask for (group, mask), yes in zip(chosen.items(), hit, strict=True) if yes}
+
+
 def reset_edits(
     view: View, chosen: Mapping[UnitGroup, Tensor], means: Mapping[UnitGroup, Tensor] | None = None
 ) -> list[Edit]:

@@ -1,0 +1,122 @@
+"""Layer normalisation put into a network that has none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from homeostat.core.component import Cite
+from homeostat.core.edits import Edit, ReplaceModule
+from homeostat.core.errors import Refused
+from homeostat.core.treatment import Stage, State, Treatment, View
+from homeostat.core.units import UnitGroup
+from homeostat.treatments.shapes import lead
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormInsertion(Treatment):
+    """Normalise the input of every hidden nonlinearity, before the first step.
+
+        h = f(g * (z - mean(z)) / sqrt(var(z) + 1e-5) + b),  z = W x + c
+
+    over the units of one sample; g starts at 1 and b at 0, and both train in the optimizer group of W. A convolution
+    gets the same thing over channels and positions (`GroupNorm` with one group). The layer keeps its name and its
+    parameters, and gains `<layer>.norm.weight` and `<layer>.norm.bias`. Layers that have a norm already are left alone.
+
+    No knobs, no state.
+
+    Raises:
+        Refused: there are no unit groups without a norm; or a layer is not a plain Linear or convolution, or carries
+            hooks (they would be lost).
+
+    Source: Lyle, Zheng, Nikishin, Pires, Pascanu, Dabney (2023), arXiv:2303.01486: the intervention that preserved
+    plasticity best; Ba, Kiros, Hinton (2016), arXiv:1607.06450.
+
+    >>> LayerNormInsertion().stage.value
+    'surgery'
+    """
+
+    cite: ClassVar = (
+        Cite(
+            "Lyle, Zheng, Nikishin, Pires, Pascanu, Dabney",
+            2023,
+            "Understanding plasticity in neural networks",
+            "2303.01486",
+        ),
+        Cite("Ba, Kiros, Hinton", 2016, "Layer Normalization", "1607.06450"),
+    )
+    entries = ("plasticity-probe",)
+    stage = Stage.SURGERY
+    needs_units = True
+    optimizer_state: ClassVar[str] = "kept for the layer's parameters; the norm's parameters join their group"
+    declared: ClassVar[Mapping[str, str]] = {
+        "identity": "no setting leaves the function as it is: a normalisation cannot be neutral for every input",
+    }
+
+    def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
+        if lead(view):
+            raise Refused(self.name, "a fleet", "modules of stacked replicas cannot be replaced; build them with norms")
+        groups = [g for g in view.units if not g.carriers and not g.buffers]
+        if not groups:
+            raise Refused(self.name, "the network", "no hidden layer without a norm was found in it")
+        return [self._insert(group) for group in groups], state
+
+    def _insert(self, group: UnitGroup) -> Edit:
+        what = f"normalise the {group.width} units of {group.layer}"
+        return ReplaceModule(group.layer, lambda module: with_norm(module, group.layer), what)
+
+    def effect(self, before: View, edits: Sequence[Edit], after: View) -> str | None:
+        """Every replaced layer has a trainable norm of its own, and kept its weights."""
+        for edit in edits:
+            if f"{edit.target}.norm.weight" not in after.parameters:
+                return f"{edit.target} has no trainable norm"
+            if f"{edit.target}.weight" not in after.parameters:
+                return f"{edit.target} lost its weight"
+        return None
+
+
+def with_norm(module: nn.Module, layer: str = "") -> nn.Module:
+    """The same layer, sharing its parameters, with a norm over its outputs.
+
+    Raises:
+        Refused: the module is not a plain Linear or convolution, or has hooks.
+    """
+    if type(module) not in _NORMED:
+        raise Refused(LayerNormInsertion.name, layer, f"a {type(module).__name__} is not a plain Linear or convolution")
+    if any(getattr(module, table) for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+        raise Refused(LayerNormInsertion.name, layer, "it carries hooks, which the replacement would lose")
+    new: Any = _NORMED[type(module)].__new__(_NORMED[type(module)])
+    new.__dict__.update({key: copy.copy(value) for key, value in vars(module).items()})
+    linear = isinstance(module, nn.Linear)
+    new.norm = nn.LayerNorm(module.out_features) if linear else nn.GroupNorm(1, new.out_channels)
+    return new
+
+
+class _Normed:
+    norm: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.norm(super().forward(input))  # type: ignore[misc]
+
+
+class NormedLinear(_Normed, nn.Linear):
+    """A Linear followed by a LayerNorm over its units."""
+
+
+class NormedConv1d(_Normed, nn.Conv1d):
+    """A Conv1d followed by a one-group GroupNorm."""
+
+
+class NormedConv2d(_Normed, nn.Conv2d):
+    """A Conv2d followed by a one-group GroupNorm."""
+
+
+class NormedConv3d(_Normed, nn.Conv3d):
+    """A Conv3d followed by a one-group GroupNorm."""
+
+
+_NORMED = {nn.Linear: NormedLinear, nn.Conv1d: NormedConv1d, nn.Conv2d: NormedConv2d, nn.Conv3d: NormedConv3d}
