@@ -66,6 +66,7 @@ class Readings:
         loss: what backward() was called on since the last step, summed, [*R].
         initial: parameter name -> value when the run was attached.
         probe: the probe, when the user gave one.
+        replica_axes: how many leading axes of every tensor are replica axes; tells [R, out, in] from a kernel.
     """
 
     step: int = 0
@@ -77,6 +78,7 @@ class Readings:
     loss: Tensor | None = None
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     probe: Probe | None = None
+    replica_axes: int = 0
 
 
 def layer_of(parameter: str) -> str:

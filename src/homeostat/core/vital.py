@@ -34,6 +34,8 @@ class Vital(Component, abstract=True):
         unit: what the number counts.
         cost: "cheap" (elementwise), "moderate" (one Gram matrix per layer) or "heavy" (many passes).
         default: measured by `vitals="default"`.
+        invariant: what changes nothing: "units" (their order), "samples" (their order), "scale" (activations times a
+            positive number), "rotation" (of the feature space). The law "invariant" checks each one named.
         reducers: field of the partials -> how two of them combine; "cat" joins along the sample axis (-2).
     """
 
@@ -44,6 +46,7 @@ class Vital(Component, abstract=True):
     unit: ClassVar[str]
     cost: ClassVar[Literal["cheap", "moderate", "heavy"]] = "cheap"
     default: ClassVar[bool] = True
+    invariant: ClassVar[frozenset[str]] = frozenset()
     reducers: ClassVar[Mapping[str, Reducer]] = {}
 
     def measure(self, readings: Readings) -> Partials:

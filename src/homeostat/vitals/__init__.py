@@ -1,1 +1,44 @@
+"""Vitals: measurements of a run. Pure functions on tensors, and the components that wire them to a run."""
 
+from homeostat.vitals.finite import NonFinite, non_finite
+from homeostat.vitals.gradients import GradientNorm, UpdateRatio, gradient_norm, update_ratio
+from homeostat.vitals.loss import Loss
+from homeostat.vitals.rank import EffectiveRank, SRank, StableRank, effective_rank, singular_values, srank, stable_rank
+from homeostat.vitals.units import (
+    ActiveUnits,
+    DeadUnits,
+    DormantUnits,
+    SaturatedUnits,
+    active_fraction,
+    dead_fraction,
+    dormant_fraction,
+    saturated_fraction,
+)
+from homeostat.vitals.weights import WeightNorm, weight_norm
+
+__all__ = [
+    "ActiveUnits",
+    "DeadUnits",
+    "DormantUnits",
+    "EffectiveRank",
+    "GradientNorm",
+    "Loss",
+    "NonFinite",
+    "SRank",
+    "SaturatedUnits",
+    "StableRank",
+    "UpdateRatio",
+    "WeightNorm",
+    "active_fraction",
+    "dead_fraction",
+    "dormant_fraction",
+    "effective_rank",
+    "gradient_norm",
+    "non_finite",
+    "saturated_fraction",
+    "singular_values",
+    "srank",
+    "stable_rank",
+    "update_ratio",
+    "weight_norm",
+]

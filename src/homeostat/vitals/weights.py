@@ -1,0 +1,48 @@
+"""How large the weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from homeostat.core.component import Cite
+from homeostat.core.readings import Reading, Readings
+from homeostat.core.vital import Partials, Reducer, Vital
+from homeostat.vitals.tensors import layer_sums, root
+
+
+def weight_norm(weights: Mapping[str, Tensor], replica_axes: int = 0) -> dict[str, Tensor]:
+    """Euclidean norm of each layer's parameters, weight and bias together.
+
+    Args:
+        weights: parameter name -> value [*R, *shape].
+        replica_axes: how many leading axes are replica axes.
+
+    Returns:
+        layer -> [*R], at least 0; NaN where an entry is not finite.
+
+    Source: Lyle et al. (2024), arXiv:2402.18762: growth of this norm is one cause of lost plasticity.
+    """
+    return {layer: root(square) for layer, square in layer_sums(weights, replica_axes).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNorm(Vital):
+    """Euclidean norm of each layer's parameters: `weight_norm`. Parts that are combined hold different parameters."""
+
+    cite = Cite("Lyle et al.", 2024, "Disentangling the Causes of Plasticity Loss in Neural Networks", "2402.18762")
+    reads = frozenset({Reading.WEIGHTS})
+    range = (0.0, float("inf"))
+    worse: ClassVar[Literal["higher", "lower", "neither"]] = "higher"
+    unit = "norm"
+    reducers: ClassVar[Mapping[str, Reducer]] = {"square": "sum"}
+
+    def measure(self, readings: Readings) -> Partials:
+        sums = layer_sums(readings.weights, readings.replica_axes)
+        return {layer: {"square": square} for layer, square in sums.items()}
+
+    def finish(self, partials: Partials) -> dict[str, Tensor]:
+        return {layer: root(fields["square"]) for layer, fields in partials.items()}
