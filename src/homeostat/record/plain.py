@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 
@@ -14,8 +15,10 @@ def plain(value: Any) -> Any:
     NaN becomes None, an infinite number the text "inf" or "-inf" (JSON has neither); tensors and arrays become lists
     or numbers, mappings objects with text keys, other collections lists, anything else its text.
     """
+    if isinstance(value, Enum):
+        return plain(value.value)
     if value is None or isinstance(value, (bool, int, str)):
-        return value.value if hasattr(value, "value") else value
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):

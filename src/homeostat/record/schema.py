@@ -44,6 +44,8 @@ CREATE VIEW vital_values AS
     SELECT s.vital, s.layer, v.step, v.value FROM vitals v JOIN series s ON s.id = v.series;
 """
 
+MARKS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+
 ABOUT: dict[str, str] = {
     "about": "What every table and column of this file means. Steps count completed optimizer steps. Times are UTC, "
     "ISO 8601. Text columns called JSON hold one JSON value.",
@@ -61,7 +63,7 @@ ABOUT: dict[str, str] = {
     "run.status": "running, finished, failed or interrupted. 'running' in a process that is gone means unfinished.",
     "run.host": "Name of the machine.",
     "run.pid": "Process id of the run.",
-    "run.birth": "When that process started, in the system's own clock ticks; tells it from a later one of the same id.",
+    "run.birth": "When that process started, in the system's clock ticks; tells it from a later one of the same id.",
     "run.steps": "Optimizer steps completed at the last write.",
     "run.wall_seconds": "Wall-clock seconds since the first step, at the last write.",
     "run.overhead": "Fraction of those seconds spent inside Homeostat; NULL when unknown.",

@@ -24,7 +24,7 @@ from homeostat.record.environment import birth_of, device_names, environment
 from homeostat.record.files import claim, connect_to_read, connect_to_write, new_run, unwritable
 from homeostat.record.plain import dumps, number
 from homeostat.record.reader import RunReader
-from homeostat.record.schema import ABOUT, APPLICATION_ID, RUN_FACTS, SCHEMA_VERSION, TABLES
+from homeostat.record.schema import ABOUT, MARKS, RUN_FACTS, TABLES
 
 FLUSH_SECONDS = 1.0
 STATUSES = ("finished", "failed", "interrupted")
@@ -97,9 +97,7 @@ class RunRecord(RunReader):
         run = path.stem if path else new_run(script)
         try:
             db = connect_to_write(path)
-            db.executescript(
-                f"BEGIN;{TABLES}PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={SCHEMA_VERSION};"
-            )
+            db.executescript(f"BEGIN;{TABLES}{MARKS}")
             db.executemany("INSERT INTO about VALUES (?, ?)", ABOUT.items())
             db.execute(*_first_row(run, script, command, seed, settings or {}))
             db.execute("COMMIT")
