@@ -29,9 +29,10 @@ class LayerNormInsertion(Treatment):
 
     No knobs, no state.
 
+    Hooks on the layer move with it, under the handles they had; a forward hook sees the normed output from then on.
+
     Raises:
-        Refused: there are no unit groups without a norm; or a layer is not a plain Linear or convolution, or carries
-            hooks (they would be lost).
+        Refused: there are no unit groups without a norm, or a layer is not a plain Linear or convolution.
 
     Source: Lyle, Zheng, Nikishin, Pires, Pascanu, Dabney (2023), arXiv:2303.01486: the intervention that preserved
     plasticity best; Ba, Kiros, Hinton (2016), arXiv:1607.06450.
@@ -83,14 +84,14 @@ def with_norm(module: nn.Module, layer: str = "") -> nn.Module:
     """The same layer, sharing its parameters, with a norm over its outputs.
 
     Raises:
-        Refused: the module is not a plain Linear or convolution, or has hooks.
+        Refused: the module is not a plain Linear or convolution.
     """
     if type(module) not in _NORMED:
         raise Refused(LayerNormInsertion.name, layer, f"a {type(module).__name__} is not a plain Linear or convolution")
-    if any(getattr(module, table) for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
-        raise Refused(LayerNormInsertion.name, layer, "it carries hooks, which the replacement would lose")
     new: Any = _NORMED[type(module)].__new__(_NORMED[type(module)])
-    new.__dict__.update({key: copy.copy(value) for key, value in vars(module).items()})
+    # own tables of contents, so that the old module stays as it was; the tables of hooks are shared
+    own = ("_parameters", "_buffers", "_modules")
+    new.__dict__.update({key: copy.copy(value) if key in own else value for key, value in vars(module).items()})
     linear = isinstance(module, nn.Linear)
     new.norm = nn.LayerNorm(module.out_features) if linear else nn.GroupNorm(1, new.out_channels)
     return new
