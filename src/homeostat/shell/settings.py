@@ -1,4 +1,8 @@
-"""What a run was asked to do: measured vitals, treatments, controllers, and how much time may be spent on it."""
+"""What a run was asked to do: measured vitals, treatments, controllers, and how much time may be spent on it.
+
+Importing this, and making settings that name no component, imports no torch: `homeostat run` must leave that to the
+script. Hence the imports inside functions.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homeostat.core.component import Component, build, components, find
-from homeostat.core.controller import Controller
 from homeostat.core.errors import BadSetting, UnknownName
-from homeostat.core.treatment import Treatment
-from homeostat.core.vital import Vital
+
+if TYPE_CHECKING:
+    from homeostat.core.component import Component
+    from homeostat.core.controller import Controller
+    from homeostat.core.treatment import Treatment
+    from homeostat.core.vital import Vital
 
 AUTO = "auto"
 """The `--treat` word for the closed loop."""
@@ -63,8 +69,8 @@ class Settings:
         if self.record is not None:
             object.__setattr__(self, "record", Path(self.record))
         _check_numbers(self.budget, self.every, self.seed)
-        _check_kinds(self.treatments, Treatment, "treatment")
-        _check_kinds(self.controllers, Controller, "controller")
+        _check_kinds(self.treatments, "treatment")
+        _check_kinds(self.controllers, "controller")
         names = [t.name for t in self.treatments]
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise BadSetting(f"treatment {repeated[0]!r} is named twice: give it once, with every setting")
@@ -97,7 +103,7 @@ class Settings:
         return cls(
             vitals=vitals if vitals in ("default", "all") else tuple(filter(None, map(str.strip, vitals.split(",")))),
             treatments=tuple(_treatment(text) for text in texts if text != AUTO),
-            controllers=tuple(build("controller", text) for text in control),
+            controllers=tuple(_build("controller", text) for text in control),
             auto=AUTO in texts,
             budget=parse_budget(budget),
             every=every,
@@ -114,6 +120,8 @@ class Settings:
 
     def selected_vitals(self) -> tuple[Vital, ...]:
         """The vitals asked for, made, in order of name (or in the order named)."""
+        from homeostat.core.component import components, find
+
         if not isinstance(self.vitals, str):
             return tuple(find("vital", name)() for name in self.vitals)
         chosen = components("vital").values()
@@ -162,26 +170,36 @@ def _check_numbers(budget: float, every: int | None, seed: int) -> None:
         raise BadSetting(f"seed must be a whole number, at least 0, got {seed!r}")
 
 
-def _check_kinds(given: tuple[Component, ...], cls: type[Component], what: str) -> None:
+def _check_kinds(given: tuple[Component, ...], kind: str) -> None:
     for item in given:
-        if not isinstance(item, cls):
-            raise BadSetting(f"{what}s must be {cls.__name__} objects, got {item!r}; a text is read by Settings.parse")
+        if getattr(item, "kind", None) != kind or isinstance(item, type):
+            raise BadSetting(f"{kind}s must be {kind} objects, got {item!r}; a text is read by Settings.parse")
 
 
 def _vital_names(vitals: str | Iterable[str]) -> str | tuple[str, ...]:
     """The words "default" and "all" as they are; names resolved to how the registry spells them, each once."""
     if isinstance(vitals, str) and vitals in ("default", "all"):
         return vitals
+    from homeostat.core.component import find
+
     given = (vitals,) if isinstance(vitals, str) else tuple(vitals)
     if not given:
         raise BadSetting("vitals: name at least one, or say default or all")
     return tuple(dict.fromkeys(find("vital", name).name for name in given))
 
 
+def _build(kind: str, text: str) -> Any:
+    from homeostat.core.component import build
+
+    return build(kind, text)
+
+
 def _treatment(text: str) -> Treatment:
     try:
-        return build("treatment", text)
+        return _build("treatment", text)
     except UnknownName as error:
+        from homeostat.core.component import components
+
         if text.partition(":")[0].strip() == error.name:
             raise UnknownName("treatment", error.name, [*components("treatment"), AUTO]) from None
         raise
@@ -189,6 +207,8 @@ def _treatment(text: str) -> Treatment:
 
 def _check_controller(controller: Controller, treatments: tuple[Treatment, ...]) -> None:
     """Its vital exists and its knob belongs to the learning rate or to a treatment of this run."""
+    from homeostat.core.component import find
+
     vital = controller.vital.partition("@")[0]
     if not vital:
         raise BadSetting(f"{controller.name}: say which vital it reads, like {controller.name}:vital=dormant-units")
