@@ -14,6 +14,9 @@ from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import prescriptions_for
 from homeostat.diagnosis.thresholds import threshold
 
+Limits = Mapping[Severity, float]
+"""Severity -> the value from which on it holds."""
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -79,6 +82,10 @@ class Condition(Component, abstract=True):
                 moved[spec.name] = getattr(self, spec.name) * spec.metadata["ease"]
         return dataclasses.replace(self, **moved) if moved else self
 
+    def limits(self) -> Limits:
+        """The thresholds named after a severity."""
+        return {s: getattr(self, s) for s in SEVERITIES if hasattr(self, s)}
+
     def finding(self, signs: Mapping[str, Sign], since_step: int) -> Finding:
         """Put the signs of the layers together, worst layer first."""
         order = sorted(signs, key=lambda layer: -signs[layer].rank)
@@ -96,7 +103,10 @@ def limit(condition: str, name: str, *, low: float = 0.0, high: float = 1e30, un
     return dataclasses.field(default=float(entry["value"]), metadata={"knob": knob, "ease": entry.get("ease", 1.0)})
 
 
-def graded(value: float, steps: Mapping[Severity, float], worse: str = "higher") -> Severity | None:
-    """The worst severity whose threshold `value` has reached, None when it has reached none."""
-    reached = [s for s, at in steps.items() if (value >= at if worse == "higher" else value <= at)]
-    return max(reached, key=SEVERITIES.index) if reached else None
+def graded(value: float, limits: Limits, worse: str = "higher") -> Severity | None:
+    """The worst severity whose limit `value` has reached, None when it has reached none (or is missing)."""
+    found: Severity | None = None
+    for severity in SEVERITIES:
+        if severity in limits and (value >= limits[severity] if worse == "higher" else value <= limits[severity]):
+            found = severity
+    return found

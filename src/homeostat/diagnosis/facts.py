@@ -43,6 +43,7 @@ class Facts:
         probe: a probe batch was given.
         batch_size: samples per forward pass, None when unknown.
         widths: layer -> number of its units.
+        nonlinearity: layer -> "relu", "tanh", ... of its units.
     """
 
     steps: int = 0
@@ -58,6 +59,7 @@ class Facts:
     probe: bool = False
     batch_size: int | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
+    nonlinearity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def several_objectives(self) -> bool:
