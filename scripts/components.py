@@ -1,0 +1,117 @@
+"""Write docs/components.md from the components themselves. With --check: only say whether it is up to date."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from homeostat.core.component import Component, components, kinds
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "components.md"
+HEAD = """# Components
+
+Everything that is registered, by kind. This page is written by `make evidence` from the components themselves: their
+docstrings, citations, knobs (numbers that may be turned while the run goes on) and options (fixed choices).
+"""
+USE = {
+    "vital": "homeostat run --vitals {name} train.py",
+    "treatment": "homeostat run --treat {name}{setting} train.py",
+    "controller": "homeostat run --control {name}{setting} train.py",
+    "study": "homeostat study {name}",
+}
+TITLES = {
+    "condition": ("Conditions", "A condition is a rule over vitals that names a finding."),
+    "controller": ("Controllers", "A controller reads a vital and turns a knob."),
+    "objective": ("Objectives", "An objective is a loss, advantage or reward transform."),
+    "curve": ("Curves", "A curve is a family that is fitted and forecasts, with an interval."),
+    "stream": ("Streams", "A stream is a problem that changes, with known change points."),
+    "study": ("Studies", "A study runs a paper's claim in miniature and gives a verdict."),
+    "treatment": ("Treatments", "A treatment is an intervention on training, planned as edits."),
+    "vital": ("Vitals", "A vital is a measurement of a run."),
+}
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *(section(kind) for kind in kinds())]).rstrip() + "\n"
+
+
+def section(kind: str) -> str:
+    title, what = TITLES.get(kind, (kind.capitalize() + "s", ""))
+    ours = [c for c in components(kind).values() if c.__module__.startswith("homeostat.")]
+    return "\n".join([f"## {title}\n", what, "", *(card(c) for c in ours)])
+
+
+def card(component: type[Component]) -> str:
+    """One component: what it does, on whose word, how it is called, what can be set."""
+    lines = [f"### `{component.name}`", "", first_paragraph(component), ""]
+    if component.kind == "vital":
+        lines += [facts_of_vital(component), ""]
+    lines += [f"- {cite}" for cite in cites(component)]
+    lines += [f"- Law `{law}` is not satisfied: {reason}" for law, reason in component.declared.items()]
+    if component.kind in USE:
+        setting = next((f":{f.name}={plain(f.default)}" for f in settings(component) if "knob" in f.metadata), "")
+        lines += ["", "```", USE[component.kind].format(name=component.name, setting=setting), "```"]
+    return "\n".join([*lines, "", *table(component)])
+
+
+def first_paragraph(component: type[Component]) -> str:
+    text = re.split(r"\n\s*\n", inspect.cleandoc(component.__dict__.get("__doc__") or "(no description)"))[0]
+    return " ".join(text.split())
+
+
+def facts_of_vital(component: type) -> str:
+    low, high = (plain(float(bound)) for bound in component.range)
+    needs = ", ".join(sorted(str(reading) for reading in component.reads))
+    return (
+        f"Range {low} to {high}; worse when {component.worse}; counts {component.unit or 'nothing'}; "
+        f"cost {component.cost}; reads {needs}; {'on by default' if component.default else 'on request'}."
+    ).replace("worse when neither", "no direction is worse")
+
+
+def cites(component: type[Component]) -> tuple[object, ...]:
+    found = getattr(component, "cite", ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def settings(component: type[Component]) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(component) if f.metadata]
+
+
+def table(component: type[Component]) -> list[str]:
+    rows = [row(f) for f in settings(component)]
+    return ["| setting | default | accepts | source |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def row(spec: dataclasses.Field) -> str:
+    if (knob := spec.metadata.get("knob")) is not None:
+        top = "no limit" if knob.high >= 1e30 else plain(knob.high)
+        cells = [f"{plain(knob.low)} to {top}{f' ({knob.unit})' if knob.unit else ''}", knob.source]
+    else:
+        choices = spec.metadata.get("choices") or ()
+        cells = [", ".join(map(plain, choices)) or "a fixed choice", spec.metadata.get("doc", "")]
+    return " | ".join([f"| `{spec.name}`", plain(spec.default), *(c.replace("|", "\\|") for c in cells)]) + " |"
+
+
+def plain(value: object) -> str:
+    if value is dataclasses.MISSING:
+        return "required"
+    return f"{value:g}" if isinstance(value, float) else repr(value) if value == "" else str(value)
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        fresh = PAGE.is_file() and PAGE.read_text("utf-8") == text
+        print("docs/components.md is up to date" if fresh else "docs/components.md is stale: run `make evidence`")
+        return 0 if fresh else 1
+    PAGE.write_text(text, encoding="utf-8")
+    print(f"wrote {PAGE.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
