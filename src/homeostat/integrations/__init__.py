@@ -1,1 +1,1 @@
-
+"""Thin covers for training libraries. Empty in this release."""
