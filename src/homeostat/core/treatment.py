@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -105,6 +105,7 @@ class Treatment(Component, abstract=True):
         needs_units: it works on unit groups, and refuses a network that has none.
         after: names of treatments that must have acted before it at the same stage.
         optimizer_state: one sentence on what happens to the optimizer's state ("cleared for reset units", "untouched").
+        trial: settings under which the laws see it act within a few dozen steps, where its defaults act seldom.
     """
 
     kind: ClassVar[str] = "treatment"
@@ -113,6 +114,7 @@ class Treatment(Component, abstract=True):
     needs_units: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     optimizer_state: ClassVar[str] = "untouched"
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     def due(self, step: int) -> bool:
         """Whether it looks at the network on this step (first step: 1). Fixed in steps, never in time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,7 @@ class ContinualBackprop(Treatment):
     stage = Stage.UPDATE
     reads = frozenset({Reading.ACTIVATIONS})
     needs_units = True
+    trial: ClassVar[Mapping[str, Any]] = {"replacement_rate": 0.02, "maturity_threshold": 5, "decay_rate": 0.9}
     optimizer_state: ClassVar[str] = "moments cleared for the incoming and outgoing weights of replaced units"
 
     replacement_rate: float = knob(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class ReDo(Treatment):
     stage = Stage.UPDATE
     reads = frozenset({Reading.ACTIVATIONS})
     needs_units = True
+    trial: ClassVar[Mapping[str, Any]] = {"threshold": 0.1, "every": 6}
     optimizer_state: ClassVar[str] = "moments cleared for the incoming and outgoing weights of recycled units"
 
     threshold: float = knob(
