@@ -1,0 +1,43 @@
+"""A study that costs nothing: importable by worker processes, never registered under a real name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from homeostat.core.component import Cite
+from homeostat.studies.study import Study
+from homeostat.studies.verdict import Expectation, difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(Study, abstract=True):
+    """Arm "b" beats arm "a" by one, under noise that both share.
+
+    Settings:
+        log: file to which every run appends a line; "" for none.
+        stop_at: the seed at which the user presses Ctrl-C; -1 for never.
+    """
+
+    name = "toy"
+    cite = Cite("Nobody", 2000, "Nothing")
+    claim = "b is better than a."
+    arms: ClassVar = {"a": "plain", "b": "one more"}
+    expectations = (Expectation("b is more than 0.5 above a", difference("b", "a", "score"), 0.5),)
+    budgets: ClassVar = {"smoke": {"size": 1}, "paper": {"size": 2}}
+
+    log: str = ""
+    stop_at: int = -1
+
+    def run(self, arm, seed, budget):
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(f"{arm} {seed}\n")
+        if seed == self.stop_at and arm == "b":
+            raise KeyboardInterrupt
+        return {"score": torch.randn(()).item() + (arm == "b"), "series": [float(seed), 0.5], "threads": threads()}
+
+
+def threads() -> int:
+    return torch.get_num_threads()

@@ -1,0 +1,159 @@
+"""The harness: pairing, resuming, keeping, and what it may write where."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from study_for_tests import Toy
+
+from homeostat.core.errors import BadInput, BadSetting, UnknownName
+from homeostat.studies import harness
+from homeostat.studies.cells import Cells, Finished
+from homeostat.studies.harness import command_of, run_study
+from homeostat.studies.table import render
+
+
+def ran(log):
+    return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+def test_arms_are_paired_and_judged(tmp_path):
+    verdict = run_study(Toy(), "paper", seeds=6, folder=tmp_path, progress=False)
+    assert verdict.verdict == "holds" and verdict.seeds == (0, 1, 2, 3, 4, 5)
+    assert verdict.expectations[0].per_seed == pytest.approx([1.0] * 6)
+    scores = [verdict.per_seed[str(s)]["a"]["score"] for s in range(6)]
+    assert len(set(scores)) == 6
+    assert verdict.arms["b"]["measures"]["score"]["mean"] == pytest.approx(sum(scores) / 6 + 1)
+    assert "series" not in verdict.arms["b"]["measures"]
+
+
+def test_runs_use_one_thread_and_leave_global_state_alone(tmp_path):
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    verdict = run_study(Toy(), folder=tmp_path, progress=False)
+    assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == threads
+    assert verdict.per_seed["0"]["a"]["threads"] == 1
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path, log):
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Toy(log=str(log), stop_at=1), seeds=3, folder=tmp_path, progress=False)
+    assert ran(log) == ["a 0", "b 0", "a 1", "b 1"]
+    kept = next(tmp_path.glob("toy-smoke-*.jsonl"))
+    going_on = Toy(log=str(log), stop_at=-1)
+    kept.rename(Cells(going_on, "smoke", tmp_path).path)
+    log.unlink()
+    whole = run_study(going_on, seeds=3, folder=tmp_path, progress=False)
+    assert ran(log) == ["b 1", "a 2", "b 2"]
+    log.unlink()
+    again = run_study(going_on, seeds=3, folder=tmp_path, progress=False)
+    assert ran(log) == [] and again.per_seed == whole.per_seed
+    fresh = run_study(going_on, seeds=3, folder=tmp_path / "other", progress=False)
+    assert fresh.per_seed == whole.per_seed
+
+
+def test_more_seeds_run_only_what_is_new(tmp_path, log):
+    for seeds in (2, 4):
+        run_study(Toy(log=str(log)), seeds=seeds, folder=tmp_path, progress=False)
+    assert ran(log) == [f"{arm} {seed}" for seed in range(4) for arm in "ab"]
+
+
+@pytest.mark.parametrize("garbage", [b'{"arm": "a", "se', b"\xff\xfe\n", b"[]\n", b'{"arm": "a", "seed": 0}\n'])
+def test_a_damaged_line_is_run_again(tmp_path, log, garbage):
+    study = Toy(log=str(log))
+    before = run_study(study, seeds=2, folder=tmp_path, progress=False)
+    path = Cells(study, "smoke", tmp_path).path
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(line for line in lines if b'"b", "seed": 1' not in line) + garbage)
+    log.unlink()
+    after = run_study(study, seeds=2, folder=tmp_path, progress=False)
+    assert ran(log) == ["b 1"] and after.per_seed == before.per_seed
+    log.unlink()
+    run_study(study, seeds=2, folder=tmp_path, progress=False)
+    assert ran(log) == [], "the line written after the damaged one was lost"
+
+
+def test_other_settings_sizes_or_code_share_nothing(tmp_path, monkeypatch):
+    study = Toy()
+    paths = {Cells(s, b, tmp_path).path for s, b in [(study, "smoke"), (study, "paper"), (Toy(log="x"), "smoke")]}
+    monkeypatch.setattr("homeostat.studies.cells.code", lambda: "other code")
+    paths.add(Cells(study, "smoke", tmp_path).path)
+    monkeypatch.setattr(Toy, "budgets", {"smoke": {"size": 9}})
+    paths.add(Cells(study, "smoke", tmp_path).path)
+    assert len(paths) == 5
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_figures(tmp_path):
+    one = run_study(Toy(), seeds=3, folder=tmp_path / "1", progress=False)
+    two = run_study(Toy(), seeds=3, jobs=2, folder=tmp_path / "2", progress=False)
+    assert one.per_seed == two.per_seed
+
+
+def test_only_a_full_run_of_a_study_of_ours_goes_into_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "files", lambda package: tmp_path / "package")
+    target = tmp_path / "package" / "verdicts" / "toy.json"
+    run = dict(folder=tmp_path, progress=False)
+    run_study(Toy(), "paper", 5, **run)
+    assert not target.exists(), "not one of the package's studies"
+    monkeypatch.setattr(Toy, "__module__", "homeostat.studies.toy")
+    run_study(Toy(), "paper", 4, **run)
+    run_study(Toy(), "smoke", 5, **run)
+    run_study(Toy(data="elsewhere"), "paper", 5, **run)
+    assert not target.exists()
+    run_study(Toy(), "paper", 5, **run)
+    stored = json.loads(target.read_text())
+    assert stored["verdict"] == "holds" and stored["command"] == "homeostat study toy --budget paper --seeds 5 --jobs 1"
+    assert stored["tuning"] == "nothing" and stored["settings"]["size"] == 2 and stored["versions"]["torch"]
+
+
+def test_out_is_written_whatever_the_budget(tmp_path):
+    run_study(Toy(), out=tmp_path / "v.json", folder=tmp_path, progress=False)
+    assert json.loads((tmp_path / "v.json").read_text())["budget"] == "smoke"
+
+
+def test_the_command_repeats_the_settings():
+    assert command_of(Toy(data="my data"), "smoke", 2) == (
+        "homeostat study 'toy:data=my data' --budget smoke --seeds 2 --jobs 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"budget": "papers"}, UnknownName, "did you mean 'paper'"),
+        ({"seeds": 0}, BadSetting, "at least one seed"),
+        ({"jobs": 3}, BadSetting, "jobs must be 1 to 2"),
+    ],
+)
+def test_bad_arguments_run_nothing(tmp_path, log, arguments, error, message):
+    with pytest.raises(error, match=message):
+        run_study(Toy(log=str(log)), folder=tmp_path, progress=False, **arguments)
+    assert ran(log) == []
+
+
+def test_an_unknown_study_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match="continual-backprop"):
+        run_study("continual-backprob")
+
+
+def test_an_unwritable_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot keep finished runs"):
+        Cells(Toy(), "smoke", tmp_path / "file").keep(("a", 0), Finished({}, 0.0))
+
+
+def test_the_table_shows_verdict_effect_interval_and_command(tmp_path):
+    verdict = dataclasses.replace(run_study(Toy(), seeds=3, folder=tmp_path, progress=False), wall_seconds=1.0)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(verdict))
+    text = console.export_text()
+    for part in ("toy: holds", "b is better than a.", "1 to 1", "3 seeds, 2 arms, budget smoke", verdict.command):
+        assert part in text
