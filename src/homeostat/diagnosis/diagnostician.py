@@ -67,14 +67,15 @@ class Diagnostician:
         made = [cls() for cls in components("condition").values()] if conditions is None else list(conditions)
         self.conditions: dict[str, Condition] = {c.name: c for c in made}
         self._tracks: dict[str, dict[str, Track]] = {name: {} for name in self.conditions}
+        self._eased = {name: condition.eased() for name, condition in self.conditions.items()}
         self._clocks: dict[str, int] = dict.fromkeys(self.conditions, _NONE)
+        self._found: dict[str, Finding] = {}
         self._ended = False
 
     @property
     def findings(self) -> list[Finding]:
         """The current findings, most severe first."""
-        found = [f for name in self.conditions if (f := self._finding(name)) is not None]
-        return sorted(found, key=lambda f: (-SEVERITIES.index(f.severity), f.since_step, f.condition))
+        return sorted(self._found.values(), key=lambda f: (-SEVERITIES.index(f.severity), f.since_step, f.condition))
 
     def update(self, history: History, facts: Facts) -> list[Finding]:
         """Judge what is new since the last call and return the current findings, most severe first."""
@@ -85,26 +86,28 @@ class Diagnostician:
             if clock > self._clocks[name] or (ending and not condition.reads):
                 self._clocks[name] = clock
                 self._see(condition, clock, history, facts)
+                self._assemble(name)
         return self.findings
 
     def _see(self, condition: Condition, step: int, history: History, facts: Facts) -> None:
         strict = condition.signs(history, facts)
         tracks = self._tracks[condition.name]
-        eased = condition.eased().signs(history, facts) if tracks or strict else {}
+        eased = self._eased[condition.name].signs(history, facts) if tracks or strict else {}
         for layer in {**tracks, **strict}:
             track = tracks.setdefault(layer, Track())
             track.see(step, strict.get(layer), eased.get(layer), condition.persistence)
             if track.level == _NONE and max(track.eased) == _NONE:
                 del tracks[layer]
 
-    def _finding(self, name: str) -> Finding | None:
+    def _assemble(self, name: str) -> None:
         held = {k: t for k, t in self._tracks[name].items() if t.level != _NONE}
         if not held:
-            return None
+            self._found.pop(name, None)
+            return
         worst = max(t.level for t in held.values())
         since = min(start for t in held.values() if t.level == worst and (start := t.starts[worst]) is not None)
         signs = {k: dataclasses.replace(t.sign, severity=SEVERITIES[t.level]) for k, t in held.items() if t.sign}
-        return self.conditions[name].finding(signs, since)
+        self._found[name] = self.conditions[name].finding(signs, since)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-friendly state."""
@@ -117,6 +120,7 @@ class Diagnostician:
         for name in self.conditions:
             self._clocks[name] = int(state["clocks"].get(name, _NONE))
             self._tracks[name] = {k: _track(t) for k, t in state["tracks"].get(name, {}).items()}
+            self._assemble(name)
 
 
 def _track(state: Mapping[str, Any]) -> Track:

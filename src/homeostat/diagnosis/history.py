@@ -13,13 +13,14 @@ from homeostat.core.errors import BadInput
 
 Array = NDArray[np.float64]
 _EMPTY = np.empty(0)
+_HEAD = 16
 
 
 class Series:
     """Steps and values of one vital in one layer, oldest first.
 
-    At most `capacity` points are kept: when full, every second point of the older half is dropped, so the recent half
-    stays exact and the past gets coarser and coarser. The first point is always kept.
+    At most `capacity` points are kept: when full, about half of the older three quarters is dropped, so that what stays
+    is even in steps. The first 16 points and the latest quarter stay exact.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -39,6 +40,11 @@ class Series:
         """Values [n], NaN where missing, a read-only view."""
         return _frozen(self._data[1, : self._size])
 
+    @property
+    def last(self) -> float:
+        """Step of the newest reading, -inf when there is none."""
+        return float(self._data[0, self._size - 1]) if self._size else -math.inf
+
     def append(self, step: float, value: float) -> None:
         if self._size == self._data.shape[1]:
             self._thin()
@@ -46,8 +52,10 @@ class Series:
         self._size += 1
 
     def _thin(self) -> None:
-        half = self._size // 2
-        keep = np.concatenate([np.arange(0, half, 2), np.arange(half, self._size)])
+        old = self._size * 3 // 4
+        steps = self._data[0, :old]
+        evenly = np.searchsorted(steps, np.linspace(steps[0], steps[-1], old // 2))
+        keep = np.unique(np.concatenate([np.arange(_HEAD), evenly, np.arange(old, self._size)]))
         self._data[:, : keep.size] = self._data[:, keep]
         self._size = int(keep.size)
 
@@ -56,12 +64,12 @@ class History:
     """Vitals over time. NaN is a missing reading: it is kept, and it counts as a reading that said nothing.
 
     Args:
-        capacity: points kept per (vital, layer), at least 16.
+        capacity: points kept per (vital, layer), at least 64.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        if capacity < 16:
-            raise BadInput(f"a history needs a capacity of at least 16 points per series, got {capacity}")
+        if capacity < 64:
+            raise BadInput(f"a history needs a capacity of at least 64 points per series, got {capacity}")
         self.capacity = capacity
         self.boundaries: list[tuple[int, str]] = []
         self._series: dict[str, dict[str, Series]] = {}
@@ -73,8 +81,8 @@ class History:
             BadInput: `step` is before the last reading of this series.
         """
         series = self._series.setdefault(vital, {}).setdefault(layer, Series(self.capacity))
-        if len(series) and step < series.steps[-1]:
-            raise BadInput(f"{vital} of {layer}: step {step} comes after step {series.steps[-1]:.0f} was added")
+        if step < series.last:
+            raise BadInput(f"{vital} of {layer}: step {step} comes after step {series.last:.0f} was added")
         series.append(step, math.nan if value is None else float(value))
 
     def extend(self, rows: Iterable[tuple[int, str, str, float | None]]) -> None:
@@ -113,8 +121,7 @@ class History:
 
     def clock(self, vitals: Iterable[str]) -> int:
         """Step of the newest reading of any of these vitals, -1 when there is none."""
-        steps = [s.steps[-1] for v in vitals for s in self._series.get(v, {}).values() if len(s)]
-        return int(max(steps, default=-1))
+        return int(max((s.last for v in vitals for s in self._series.get(v, {}).values()), default=-1))
 
     def between(self, vital: str, layer: str, after: float, until: float) -> Array:
         """Present values at steps in (after, until]."""

@@ -16,8 +16,8 @@ class EdgeOfStability(Condition):
     """The sharpness has reached the largest that gradient descent is stable at: lambda * lr >= share * 2 (1 + beta).
 
     2/lr for plain gradient descent, 2 (1 + beta)/lr with heavy-ball momentum beta. Information only: full-batch
-    gradient descent ordinarily trains here. Adaptive optimizers have another bound, in preconditioned coordinates, that the
-    sharpness of the loss alone cannot be held against; they are not judged. Needs a probe.
+    gradient descent ordinarily trains here. Adaptive optimizers have another bound, in other coordinates, which
+    the sharpness of the loss alone says nothing about; they are not judged. Needs a probe.
 
     Settings:
         share: of the stability bound.

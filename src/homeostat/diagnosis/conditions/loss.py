@@ -85,7 +85,7 @@ class StalledLearning(Condition):
     reads = ("loss",)
     explanation = (
         "The loss is where it was at the start. Either nothing moves (learning rate, dead units, no gradient), or "
-        "there is nothing to learn (targets shuffled against inputs). A run continued from trained weights looks the same."
+        "there is nothing to learn (targets shuffled against inputs). A run continued from trained weights looks alike."
     )
     persistence: int = 5
     progress: float = limit("stalled-learning", "progress", high=1.0, unit="of the starting loss")

@@ -24,7 +24,7 @@ class LossOfPlasticity(Condition):
     """Three kinds of evidence, any one of which is enough:
 
     1. With task boundaries: the loss at the end of a task rises from task to task. E_k = median loss over the second
-       half of task k; best = smallest mean of 3 consecutive early E (first half of the tasks), late = median of the last
+       half of task k; best = smallest mean of 3 consecutive E in the first half of the tasks, late = median of the last
        3; (late - best) / best and (late - best) / starting loss are over their limits, and Kendall's tau of the E that
        follow the best is significant at 1%.
     2. Without boundaries: the running loss has risen in the same way over 12 blocks of the run, and in the same time
