@@ -1,8 +1,10 @@
 """Vitals: measurements of a run. Pure functions on tensors, and the components that wire them to a run."""
 
+from homeostat.vitals.curvature import Sharpness, edge, sharpness, top_eigenpair
 from homeostat.vitals.finite import NonFinite, non_finite
 from homeostat.vitals.gradients import GradientNorm, UpdateRatio, gradient_norm, update_ratio
 from homeostat.vitals.loss import Loss
+from homeostat.vitals.probe_task import Plasticity, plasticity
 from homeostat.vitals.rank import EffectiveRank, SRank, StableRank, effective_rank, singular_values, srank, stable_rank
 from homeostat.vitals.units import (
     ActiveUnits,
@@ -24,21 +26,27 @@ __all__ = [
     "GradientNorm",
     "Loss",
     "NonFinite",
+    "Plasticity",
     "SRank",
     "SaturatedUnits",
+    "Sharpness",
     "StableRank",
     "UpdateRatio",
     "WeightNorm",
     "active_fraction",
     "dead_fraction",
     "dormant_fraction",
+    "edge",
     "effective_rank",
     "gradient_norm",
     "non_finite",
+    "plasticity",
     "saturated_fraction",
+    "sharpness",
     "singular_values",
     "srank",
     "stable_rank",
+    "top_eigenpair",
     "update_ratio",
     "weight_norm",
 ]

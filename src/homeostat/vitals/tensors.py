@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -70,3 +70,19 @@ def layer_sums(tensors: Mapping[str, Tensor], replica_axes: int) -> dict[str, Te
             square, layer = square_sum(value, replica_axes), layer_of(name)
             totals[layer] = totals[layer] + square if layer in totals else square
     return totals
+
+
+def flat_parameters(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Callable[[Tensor], dict[str, Tensor]]]:
+    """All parameters as one detached vector [P], at least float32, and the function that names its parts again.
+
+    The parts have the shapes and dtypes of the originals and are differentiable with respect to the vector.
+    """
+    kinds = {name: (p.shape, p.dtype) for name, p in parameters.items()}
+    sizes = [p.numel() for p in parameters.values()]
+    flat = torch.cat([real(p.detach()).flatten() for p in parameters.values()]) if kinds else torch.zeros(0)
+
+    def named(vector: Tensor) -> dict[str, Tensor]:
+        parts = zip(vector.split(sizes), kinds.items(), strict=True)
+        return {name: part.reshape(shape).to(dtype) for part, (name, (shape, dtype)) in parts}
+
+    return flat, named
