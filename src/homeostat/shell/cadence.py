@@ -17,7 +17,7 @@ SLOWEST = 1_000_000
 class Cadence:
     """Decides which vitals are due at a step.
 
-    Vitals of one cost tier share a cadence, and the cadence of a dearer tier is a multiple of the cheaper one's, so that
+    Vitals of one cost tier share a cadence; that of a dearer tier is a multiple of the cheaper one's, so that
     one capture serves several. Costs are the smallest of the last few measured, which shuts out a busy machine. Step 1
     is always measured: it is the baseline.
 

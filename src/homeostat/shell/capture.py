@@ -89,7 +89,7 @@ class Capture:
         self._handles, self._sinks, self.installed = [], {}, frozenset()
 
     def take(self) -> dict[str, Tensor]:
-        """Layer -> unit outputs [N, H] of this step's forward passes, joined; a layer that was not reached is absent."""
+        """Layer -> unit outputs [N, H] of this step's forward passes, joined; layers not reached are absent."""
         captured: dict[str, Tensor] = {}
         for layer, sink in self._sinks.items():
             parts = [part for value in sink if (part := self.taps[layer].read(value)) is not None and len(part)]

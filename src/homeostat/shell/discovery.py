@@ -133,9 +133,7 @@ class _Family:
             self._climb(parent, above)
 
     @staticmethod
-    def _cover(
-        owned: set[int], above: dict[int, nn.Module], trainable: dict[int, set[int]]
-    ) -> list[nn.Module]:
+    def _cover(owned: set[int], above: dict[int, nn.Module], trainable: dict[int, set[int]]) -> list[nn.Module]:
         """No module holds all: the largest ones that hold only parameters of this optimizer."""
         chosen: list[nn.Module] = []
         left = set(owned)

@@ -21,6 +21,10 @@ class Losses:
     """Collects the scalars that backward was called on since they were last taken.
 
     With several optimizers the losses belong to the one that steps next.
+
+    Attributes:
+        backwards: backward passes seen since the process began to listen.
+        on_skipped: told the optimizer whose step a GradScaler left out.
     """
 
     def __init__(self) -> None:
@@ -30,6 +34,7 @@ class Losses:
         self._originals: dict[str, Callable[..., Any]] = {}
         self.on_skipped: list[Callable[[Optimizer], None]] = []
         self._ticks = 0
+        self.backwards = 0
 
     def subscribe(self) -> None:
         """Start collecting; wraps torch's functions for the first user."""
@@ -58,6 +63,7 @@ class Losses:
 
     def _see(self, tensors: Any) -> None:
         roots = (tensors,) if isinstance(tensors, Tensor) else tensors
+        self.backwards += 1
         if not isinstance(roots, Sequence):
             return
         for root in roots:

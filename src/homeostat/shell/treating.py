@@ -68,6 +68,7 @@ class Ward:
         self.site: Site | None = None
         self.courses: list[Course] = []
         self.strict = False
+        self.resumed_initial: dict[str, Tensor] = {}
 
     def add(self, treatment: Treatment, why: str = "asked for") -> Course:
         """Begin a treatment; it acts from the next due step on.
@@ -94,12 +95,20 @@ class Ward:
     def settle(self, site: Site) -> None:
         """The network is known now: begin every treatment, carry out surgery."""
         self.site = site
+        site.initial = site.initial or self.resumed_initial
         for course in list(self.courses):
             self._begin_or_drop(course)
 
     def wants_activations(self, step: int) -> bool:
         """Whether some treatment reads activations at the step with this number."""
-        return any(Reading.ACTIVATIONS in c.treatment.reads and c.treatment.due(step) for c in self.courses)
+        return any(Reading.ACTIVATIONS in c.treatment.reads and c.treatment.due(step) for c in self._stepping())
+
+    def next_due(self, step: int, horizon: int = 1000) -> int:
+        """The first step after `step` at which some treatment is due, looking at most `horizon` steps ahead."""
+        last, stepping = step + horizon, self._stepping()
+        if not stepping:
+            return last
+        return next((s for s in range(step + 1, last) if any(c.treatment.due(s) for c in stepping)), last)
 
     def busy(self, stage: Stage, step: int) -> bool:
         """Whether some treatment acts at this stage of the step with this number."""
@@ -152,7 +161,9 @@ class Ward:
             if (entry := saved.get(course.name)) is not None:
                 for name, value in entry["knobs"].items():
                     course.knobs[name].fill_(value)
-                course.state, course.begun = dict(entry["state"]), entry["begun"] or course.begun
+                course.state = dict(entry["state"])
+                # surgery is not in the saved state: it is done again on the new process's model
+                course.begun |= entry["begun"] and course.treatment.stage != Stage.SURGERY
 
     def view(self, course: Course, step: int, activations: dict[str, Tensor], scale: Tensor | None = None) -> View:
         """What the treatment may look at now."""
@@ -171,6 +182,10 @@ class Ward:
             draw=Draw(self.seed, (course.name, self.network.label, step)),
             learning_rate=self.network.learning_rate(),
         )
+
+    def _stepping(self) -> list[Course]:
+        """The treatments that act within steps."""
+        return [c for c in self.courses if c.treatment.stage in (Stage.GRADIENT, Stage.UPDATE)]
 
     def _check(self, treatment: Treatment) -> None:
         if treatment.stage not in SUPPORTED:

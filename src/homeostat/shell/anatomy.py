@@ -1,0 +1,123 @@
+"""Getting to know a network: from the first forward pass to its units, taps and initial distributions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homeostat.shell.capture import Capture, spent_factory
+from homeostat.shell.fresh import fresh_distributions, norm_parameters
+from homeostat.shell.graph import UnitTrace, observation_taps, trace_units
+from homeostat.shell.measuring import Monitor
+from homeostat.shell.network import Network
+from homeostat.shell.treating import Site, Ward
+
+PATIENCE = 3
+"""Optimizer steps to wait for a call of the model before its layers are read without one."""
+LARGEST_TRACED = 20_000_000
+"""Parameters above which a network is traced only when a treatment needs its units: tracing copies the network."""
+
+
+class FirstCall:
+    """A one-shot forward pre-hook that keeps the arguments of the first call of one very module."""
+
+    def __init__(self, model: nn.Module, then: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
+        self.model, self.then = model, then
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is self.model and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.then(args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return spent_factory()
+
+    def __reduce__(self) -> Any:
+        return spent_factory, ()
+
+
+class Anatomy:
+    """What is known of a network's units.
+
+    Args:
+        network, ward, monitor: of the same patient; they are told what is found.
+        not_measured: takes (what, why).
+
+    Attributes:
+        waiting: the model has not been called yet.
+        widths: layer -> number of its units, as captured.
+        seconds: spent on tracing.
+    """
+
+    def __init__(
+        self, network: Network, ward: Ward, monitor: Monitor, not_measured: Callable[[str, str], None]
+    ) -> None:
+        self._network, self._ward, self._monitor, self._tell = network, ward, monitor, not_measured
+        self._handle: Any = None
+        self._since = network.step
+        self.waiting = True
+        self.widths: dict[str, int] = {}
+        self.seconds = 0.0
+
+    def await_first_call(self) -> None:
+        """Learn from the next call of the model; a compiled model is read without activations."""
+        if self._network.compiled:
+            self._finish(UnitTrace(), "the model runs under torch.compile, where hooks do not fire reliably")
+            return
+        hook = FirstCall(self._network.model, self.learn_from)
+        self._handle = self._network.model.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def learn_from(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Trace the network with the arguments of one of its calls."""
+        if not self.waiting:
+            return
+        began = time.perf_counter()
+        self.cancel()
+        size = sum(p.numel() for p in self._network.model.parameters())
+        needed = any(c.treatment.needs_units for c in self._ward.courses)
+        if size > LARGEST_TRACED and not needed:
+            trace = UnitTrace(taps=observation_taps(self._network.model))
+        else:
+            trace = trace_units(self._network.model, args, kwargs)
+        self._finish(trace)
+        self.seconds += time.perf_counter() - began
+
+    def after_step(self, step: int) -> None:
+        """Give up waiting for a call when steps go by without one."""
+        if self.waiting and step - self._since >= PATIENCE:
+            self.cancel()
+            name = type(self._network.model).__name__
+            why = f"{name} itself was never called in {PATIENCE} steps, only its parts: its units cannot be paired"
+            self._finish(UnitTrace(taps=observation_taps(self._network.model), refused={"the network": why}))
+
+    def cancel(self) -> None:
+        """Stop waiting."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def note_widths(self, activations: dict[str, Tensor]) -> None:
+        """Remember how wide each captured layer is."""
+        for layer, value in activations.items():
+            self.widths.setdefault(layer, value.shape[-1])
+
+    def _finish(self, trace: UnitTrace, unavailable: str = "") -> None:
+        self.waiting = False
+        if unavailable:
+            self._tell(self._network.named("activations"), unavailable)
+        taps = trace.taps
+        self._monitor.capture = Capture(self._network.model, taps)
+        self._monitor.nonlinearity = {layer: tap.nonlinearity for layer, tap in taps.items()}
+        if any(c.treatment.needs_units for c in self._ward.courses):
+            for layer, why in trace.refused.items():
+                self._tell(f"units of {self._network.named(layer)}", why)
+        site = Site(
+            units=trace.groups,
+            refused=dict(trace.refused),
+            fresh=fresh_distributions(self._network.model),
+            norms=norm_parameters(self._network.model),
+        )
+        self._ward.settle(site)

@@ -1,0 +1,211 @@
+"""`homeostat.attach`: measure and treat a run from inside a loop that otherwise does not change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+from torch.optim import Optimizer
+
+from homeostat.core.component import build
+from homeostat.core.controller import Controller
+from homeostat.core.errors import BadInput
+from homeostat.core.finding import Finding, JournalEntry
+from homeostat.core.treatment import Treatment
+from homeostat.record import RunRecord
+from homeostat.record.reader import Points
+from homeostat.shell.discovery import unwrap
+from homeostat.shell.engine import Engine, Patient
+from homeostat.shell.network import Network, check_pair
+from homeostat.shell.settings import AUTO, DEFAULT_BUDGET, Settings
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    *,
+    treatments: Iterable[Treatment | str] = (),
+    controllers: Iterable[Controller | str] = (),
+    vitals: str | Sequence[str] = "default",
+    probe: Any = None,
+    record: Path | str | None = None,
+    seed: int = 0,
+    budget: float = DEFAULT_BUDGET,
+    every: int | None = None,
+    dry_run: bool = False,
+    strict: bool = False,
+) -> Run:
+    """Measure, and if asked treat, a network while it trains. Call it after the optimizer is built, before the loop.
+
+    Args:
+        model: the network; compile and data-parallel wrappers are seen through.
+        optimizer: the optimizer, or all of them, that train it.
+        treatments: treatments, or texts like "redo:every=500"; the text "auto" turns the closed loop on.
+        controllers: controllers, or texts like "pi:vital=dormant-units,knob=l2-init.strength".
+        vitals: "default", "all" or names.
+        probe: ((inputs, targets), loss_fn): a fixed batch for what needs one (sharpness, plasticity). With it the
+            network is known at once, so a treatment that cannot work is refused here instead of at the first forward.
+        record: folder for the run's record; None keeps it in memory.
+        seed: of Homeostat's own randomness; torch's random streams are never touched.
+        budget: share of wall time that measuring may take (default 2%).
+        every: fixed cadence of all vitals in steps, instead of the budget.
+        dry_run: plan the treatments' edits and journal them, apply none.
+        strict: let refusals and internal errors raise instead of being reported once.
+
+    Returns:
+        A run; use it as a context manager or call `detach()` at the end.
+
+    Raises:
+        UnknownName, BadSetting, BadInput, Refused, RecordError: said in a sentence; nothing was changed.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> with attach(model, optimizer, every=1) as run:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         model(torch.randn(16, 4)).square().mean().backward()
+    ...         optimizer.step()
+    >>> sorted(run.vitals()["dormant-units"])
+    ['0']
+    """
+    inner, compiled = unwrap(model)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else _listed(optimizer)
+    check_pair(inner, optimizers)
+    texts = list(treatments)
+    settings = Settings(
+        vitals=vitals if isinstance(vitals, str) else tuple(vitals),
+        treatments=tuple(build("treatment", t) if isinstance(t, str) else t for t in texts if t != AUTO),
+        controllers=tuple(build("controller", c) if isinstance(c, str) else c for c in controllers),
+        auto=AUTO in texts,
+        budget=budget,
+        every=every,
+        seed=seed,
+        dry_run=dry_run,
+        record=None if record is None else Path(record),
+        probe=probe,
+    )
+    network = Network("", inner, optimizers, compiled or unwrap(model)[1])
+    return Run(settings, network, strict)
+
+
+def _listed(optimizer: Any) -> list[Optimizer]:
+    try:
+        return list(optimizer)
+    except TypeError:
+        raise BadInput(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}") from None
+
+
+class Run:
+    """An attached run. Made by `attach`."""
+
+    def __init__(self, settings: Settings, network: Network, strict: bool = False) -> None:
+        self._record = RunRecord.create(
+            settings.record, script=sys.argv[0] or "interactive", seed=settings.seed, settings=settings.to_json()
+        )
+        self._engine = Engine(settings, self._record, strict)
+        try:
+            self._patient: Patient = self._engine.add(network)
+            if settings.probe is not None:
+                self._patient.ward.strict = True
+                self._patient.anatomy.learn_from((settings.probe[0][0],), {})
+                self._patient.ward.strict = strict
+            else:
+                self._patient.anatomy.await_first_call()
+        except BaseException:
+            self._engine.stop("failed")
+            raise
+        self._engine.start()
+
+    @property
+    def id(self) -> str:
+        """Name of the run, as `homeostat runs` lists it."""
+        return self._record.run
+
+    @property
+    def path(self) -> Path | None:
+        """The record's file, or None when it is in memory."""
+        return self._record.path
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps seen."""
+        return self._engine.steps
+
+    def findings(self) -> list[Finding]:
+        """What is wrong now, most severe first."""
+        return list(self._engine.findings)
+
+    def vitals(self) -> dict[str, dict[str, Points]]:
+        """Vital -> layer -> [(step, value)]; a value is None where it could not be measured."""
+        return self._record.vitals()
+
+    def journal(self) -> list[JournalEntry]:
+        """What was done to the run."""
+        self._patient.ward.flush()
+        return self._record.journal()
+
+    def not_measured(self) -> dict[str, str]:
+        """What could not be measured or treated, and why."""
+        return {entry.what: entry.why for entry in self._record.not_measured()}
+
+    def units(self) -> dict[str, int]:
+        """Layers whose units are paired with everything that makes and uses them -> number of units."""
+        site = self._patient.ward.site
+        return {group.layer: group.width for group in site.units} if site is not None else {}
+
+    def boundary(self, label: str = "") -> None:
+        """Say that a new task begins now."""
+        self._engine.boundary(label)
+
+    def treat(self, treatment: Treatment | str) -> None:
+        """Begin a treatment now.
+
+        Raises:
+            UnknownName, BadSetting, Refused: nothing was changed.
+        """
+        made = build("treatment", treatment) if isinstance(treatment, str) else treatment
+        self._patient.ward.add(made)
+        self._patient.next_event = self._patient.network.step + 1
+
+    def report(self, path: Path | str) -> Path:
+        """Write the report page (needs the `report` extra)."""
+        from homeostat.report import write_report
+
+        return write_report(self._record, Path(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as `--json` writes it."""
+        from homeostat.record.export import to_json
+
+        self._patient.ward.flush()
+        return to_json(self._record)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue in another process: tensors, numbers and texts only."""
+        return self._engine.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; call it after the model and the optimizer were loaded, before the first step.
+
+        Raises:
+            BadInput: the state is of another kind of run.
+        """
+        self._engine.load_state_dict(state)
+
+    def detach(self, status: str = "finished") -> None:
+        """Take every hook off and close the record; vitals, findings and the report stay readable. Safe to repeat."""
+        self._engine.stop(status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.detach()
+        else:
+            self.detach("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")

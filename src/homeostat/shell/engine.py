@@ -1,0 +1,390 @@
+"""The engine under `attach` and `watch`: optimizer steps in, vitals, findings, treatments and the record out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from homeostat.core.finding import Finding, JournalEntry
+from homeostat.core.readings import Probe
+from homeostat.core.treatment import Stage
+from homeostat.diagnosis.diagnostician import Diagnostician
+from homeostat.diagnosis.facts import Facts
+from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loop import ClosedLoop
+from homeostat.record import RunRecord
+from homeostat.shell import continuing
+from homeostat.shell.anatomy import Anatomy
+from homeostat.shell.cadence import Cadence
+from homeostat.shell.clock import CLOCK, Arguments
+from homeostat.shell.losses import LOSSES
+from homeostat.shell.measuring import Monitor, Row
+from homeostat.shell.network import Network, found_overflow
+from homeostat.shell.probing import ProbeMaker
+from homeostat.shell.regulating import Healer, Regulator, fixed_cadences, regulators
+from homeostat.shell.settings import Settings
+from homeostat.shell.treating import Ward
+
+
+@dataclass(eq=False)
+class Patient:
+    """A network with everything that observes and treats it."""
+
+    network: Network
+    monitor: Monitor
+    ward: Ward
+    regulators: list[Regulator]
+    anatomy: Anatomy
+    next_event: int = 1
+    last_sample: tuple[float, int, float] = (0.0, 0, 0.0)
+
+
+class Engine:
+    """Follows networks through their optimizer steps.
+
+    Nothing but a dictionary lookup and two comparisons happens on a step at which nothing is due. Any internal error is
+    reported once and ends only the part that failed; training goes on.
+
+    Args:
+        settings: what to do.
+        record: where it is written.
+        strict: let refusals and errors of treatments reach the caller (for laws and tests) instead of reporting them.
+        on_sample: called after each sample with (step, loss or None, findings), for a status line.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        record: RunRecord,
+        strict: bool = False,
+        on_sample: Callable[[int, float | None, list[Finding]], None] | None = None,
+    ) -> None:
+        self.settings, self.record, self.strict = settings, record, strict
+        self.history, self.diagnostician = History(), Diagnostician()
+        self.findings: list[Finding] = []
+        self.patients: list[Patient] = []
+        self.spent = 0.0
+        self.setup = 0.0
+        self._on_sample = on_sample
+        self._by_optimizer: dict[int, tuple[weakref.ref[Optimizer], Patient]] = {}
+        self._vitals = settings.selected_vitals()
+        self._healer: Healer | None = None
+        self.loop = ClosedLoop() if settings.auto else None
+        self._started = time.perf_counter()
+        self._broken: set[str] = set()
+        self._scaled = False
+        self._ended = False
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._started = time.perf_counter()
+        CLOCK.subscribe(self)
+        LOSSES.subscribe()
+        LOSSES.on_skipped.append(self._skipped)
+
+    def stop(self, status: str = "finished") -> None:
+        """Stop listening, take every hook off, write what is left and close the record."""
+        if self._ended:
+            return
+        self._ended = True
+        CLOCK.unsubscribe(self)
+        LOSSES.unsubscribe()
+        if self._skipped in LOSSES.on_skipped:
+            LOSSES.on_skipped.remove(self._skipped)
+        for patient in self.patients:
+            patient.anatomy.cancel()
+            if patient.monitor.capture is not None:
+                patient.monitor.capture.remove()
+            patient.ward.flush()
+            for vital, layer in patient.monitor.never_measured():
+                self.not_measured(f"{vital} @ {layer}", "always missing: constant, empty or non-finite input")
+        with self.survive("diagnosis"):
+            self._diagnose(ended=True)
+        self._progress()
+        with self.survive("record"):
+            self.record.close(status)
+
+    def add(self, network: Network) -> Patient:
+        """Follow a network from now on.
+
+        Raises:
+            Refused: a treatment cannot be applied to it; nothing was changed.
+        """
+        maker = ProbeMaker(network, self.settings.probe, self.settings.seed) if self.settings.probe else None
+        every = self.settings.every
+        reads = [name for c in self.diagnostician.conditions.values() for name in c.reads]
+        fixed = fixed_cadences(self.settings.controllers, self.settings.auto, every, reads)
+        cadence = Cadence(self._vitals, self.settings.budget, every, fixed)
+        make: Callable[[], Probe] | None = maker
+        ward = Ward(network, self.settings.seed, self.settings.dry_run, self.tell)
+        ward.strict = self.strict
+        monitor = Monitor(network, self._vitals, cadence, self.not_measured, make)
+        anatomy = Anatomy(network, ward, monitor, self.not_measured)
+        patient = Patient(network, monitor, ward, regulators(self.settings.controllers, ward), anatomy)
+        for treatment in self.settings.treatments:
+            ward.add(treatment)
+        for optimizer in network.optimizers:
+            self._by_optimizer[id(optimizer)] = (weakref.ref(optimizer), patient)
+        self.patients.append(patient)
+        if self.loop is not None:
+            self._healer = Healer(self.loop, [p.ward for p in self.patients], self.tell)
+        patient.last_sample = (time.perf_counter(), 0, self.spent)
+        for name, every_steps in cadence.cadences().items():
+            self.record.set_cadence(network.step, name, every_steps)
+        return patient
+
+    def boundary(self, label: str = "") -> None:
+        """A new task begins: marked in the record, told to the diagnosis, acted on by boundary treatments."""
+        step = self.steps
+        self.history.boundary(step, label)
+        with self.survive("record"):
+            self.record.add_boundary(step, label)
+        for patient in self.patients:
+            patient.ward.act(Stage.BOUNDARY, patient.network.step, {})
+
+    def replace_optimizers(self, network: Network, optimizers: list[Optimizer]) -> None:
+        """The network is trained by these optimizers from now on."""
+        patient = next(p for p in self.patients if p.network is network)
+        network.optimizers = optimizers
+        network.stepped.clear()
+        for optimizer in optimizers:
+            self._by_optimizer[id(optimizer)] = (weakref.ref(optimizer), patient)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `continuing.state_dict`."""
+        return continuing.state_dict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `continuing.load_state_dict`."""
+        continuing.load_state_dict(self, state)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the network that has taken most."""
+        return max((p.network.step for p in self.patients), default=0)
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    # ---- reporting
+
+    def tell(self, entry: JournalEntry) -> None:
+        """Write a journal entry; refusals and errors are also warned about, once each."""
+        with self.survive("record"):
+            self.record.add_journal(entry)
+        if entry.action in ("refuse", "error") and not self.strict:
+            warnings.warn(f"homeostat: {entry.component}: {entry.why}", RuntimeWarning, stacklevel=2)
+
+    def not_measured(self, what: str, why: str) -> None:
+        """Say what is missing from the record, and why."""
+        with self.survive("record"):
+            self.record.add_not_measured(what, why)
+
+    # ---- the clock's listener
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        patient = self._patient(optimizer)
+        if patient is None:
+            return None
+        network = patient.network
+        if id(optimizer) in network.stepped:
+            self._end_round(patient, optimizer)
+        if network.stepped or network.step + 1 < patient.next_event:
+            return None
+        start = time.perf_counter()
+        changed = None
+        with self.survive("before a step"):
+            changed = self._begin_round(patient, optimizer, args, kwargs)
+        self.spent += time.perf_counter() - start
+        return changed
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        loss = LOSSES.take()
+        patient = self._patient(optimizer)
+        if patient is None:
+            return
+        network = patient.network
+        if loss is not None:
+            network.losses.append(loss)
+        if found_overflow(optimizer):
+            network.skipped += 1
+            return
+        network.stepped.add(id(optimizer))
+        if len(network.stepped) >= len(network.optimizers):
+            self._end_round(patient, optimizer)
+
+    def _patient(self, optimizer: Optimizer) -> Patient | None:
+        entry = self._by_optimizer.get(id(optimizer))
+        return entry[1] if entry is not None and entry[0]() is optimizer else None
+
+    def _skipped(self, optimizer: Optimizer) -> None:
+        if (patient := self._patient(optimizer)) is not None:
+            patient.network.skipped += 1
+            self._scaled = True
+
+    def _begin_round(
+        self, patient: Patient, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments | None:
+        step = patient.network.step + 1
+        self._scaled |= hasattr(optimizer, "grad_scale")
+        patient.monitor.before_update(step)
+        if not patient.ward.busy(Stage.GRADIENT, step):
+            return None
+        closure = args[0] if args else kwargs.get("closure")
+        if closure is None:
+            patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
+            return None
+
+        def treated_closure() -> Any:
+            value = closure()
+            patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
+            return value
+
+        return ((treated_closure, *args[1:]), {k: v for k, v in kwargs.items() if k != "closure"})
+
+    def _end_round(self, patient: Patient, optimizer: Optimizer) -> None:
+        network = patient.network
+        network.stepped.clear()
+        network.step += 1
+        if network.step < patient.next_event:
+            if len(network.losses) >= 512:  # keep memory bounded between rare samples
+                network.losses[:] = [torch.stack(network.losses).mean()]
+            return
+        start = time.perf_counter()
+        with self.survive("after a step"):
+            self._act(patient, optimizer)
+        self.spent += time.perf_counter() - start
+
+    def _act(self, patient: Patient, optimizer: Optimizer) -> None:
+        network, monitor, step = patient.network, patient.monitor, patient.network.step
+        network.watch_gradients()
+        activations = monitor.capture.take() if monitor.capture is not None else {}
+        patient.anatomy.note_widths(activations)
+        patient.ward.act(Stage.UPDATE, step, activations, optimizer)
+        if monitor.due(step):
+            self._sample(patient, step, activations)
+        for regulator in patient.regulators:
+            if step % regulator.controller.every == 0 and (turned := regulator.turn(self.history)) is not None:
+                self._keep([(step, "knob", network.named(turned[0]), turned[1])])
+        patient.anatomy.after_step(step)
+        self._schedule(patient, step)
+
+    def _schedule(self, patient: Patient, step: int) -> None:
+        """Decide the next step at which anything happens, and put hooks on exactly when it needs them."""
+        ward, monitor = patient.ward, patient.monitor
+        upcoming = monitor.cadence.next_due(step)
+        if patient.regulators:
+            upcoming = min(upcoming, *(_next_multiple(step, r.controller.every) for r in patient.regulators))
+        treated = step + 1 if patient.anatomy.waiting else ward.next_due(step)
+        patient.next_event = min(upcoming, treated)
+        if monitor.capture is None:
+            return
+        following = step + 1
+        wanted: set[str] = set()
+        if ward.wants_activations(following):
+            wanted |= {group.layer for group in ward.site.units} if ward.site is not None else set()
+        if monitor.wants_activations(following):
+            wanted |= set(monitor.capture.taps)
+        if wanted or monitor.capture.installed:
+            monitor.capture.install(wanted)
+        # hooks go on at the end of the step before the one they read
+        for ahead, wants in ((upcoming, monitor.wants_activations), (treated, ward.wants_activations)):
+            if ahead > following and wants(ahead):
+                patient.next_event = min(patient.next_event, ahead - 1)
+
+    # ---- samples
+
+    def _sample(self, patient: Patient, step: int, activations: dict[str, Tensor]) -> None:
+        network, monitor = patient.network, patient.monitor
+        began = time.perf_counter()
+        loss = torch.stack([x.float() for x in network.losses]).mean() if network.losses else None
+        network.losses.clear()
+        if monitor.wants_activations(step):
+            monitor.check_taps(activations)
+        rows, costs = monitor.sample(step, activations, loss)
+        self._keep(rows)
+        self._diagnose()
+        if self._healer is not None and patient is self.patients[0]:
+            self._healer.step(step, self.findings, self.history)
+        patient.ward.flush()
+        self._progress()
+        now = time.perf_counter()
+        self._learn_costs(patient, step, costs, now - began - sum(costs.values()), now)
+        if self._on_sample is not None:
+            number = next((v for _, name, _, v in rows if name == "loss"), None)
+            self._on_sample(self.steps, number, self.findings)
+
+    def _learn_costs(self, patient: Patient, step: int, costs: dict[str, float], base: float, now: float) -> None:
+        then, at, spent = patient.last_sample
+        seconds = (now - then - (self.spent - spent)) / max(step - at, 1)
+        patient.last_sample = (now, step, self.spent)
+        share = seconds / len(self.patients)
+        before = patient.monitor.cadence.cadences()
+        if patient.monitor.cadence.learn(costs, base, share if at else 0.0):
+            for name, every in patient.monitor.cadence.cadences().items():
+                if every != before[name]:
+                    self.record.set_cadence(step, name, every)
+
+    def _keep(self, rows: list[Row]) -> None:
+        self.history.extend(rows)
+        with self.survive("record"):
+            self.record.add_vitals(rows)
+
+    def _diagnose(self, ended: bool = False) -> None:
+        findings = self.diagnostician.update(self.history, self.facts(ended))
+        if findings != self.findings:
+            self.findings = findings
+            with self.survive("record"):
+                self.record.set_findings(self.steps, findings)
+
+    def facts(self, ended: bool = False) -> Facts:
+        """What diagnosis may know beside the vitals."""
+        unheld = [(p.network, *p.network.unheld()) for p in self.patients]
+        return Facts(
+            steps=self.steps,
+            backwards=LOSSES.backwards,
+            ended=ended,
+            optimizers=tuple(f for p in self.patients for f in p.network.optimizer_facts()),
+            unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
+            idle=tuple(n.named(name) for n, _, idle in unheld for name in idle),
+            no_gradient=tuple(p.network.named(n) for p in self.patients for n in sorted(p.network.no_gradient)),
+            skipped_steps=sum(p.network.skipped for p in self.patients),
+            loss_scaled=self._scaled,
+            resumed=any(p.network.resumed for p in self.patients),
+            probe=self.settings.probe is not None,
+            widths={p.network.named(k): w for p in self.patients for k, w in p.anatomy.widths.items()},
+        )
+
+    def _progress(self) -> None:
+        wall = self.wall_seconds
+        with self.survive("record"):
+            self.record.progress(self.steps, wall, (self.spent + self.setup) / wall if wall > 0 else 0.0)
+
+    @contextlib.contextmanager
+    def survive(self, what: str):
+        """Report an internal error once and go on: the user's training never ends because of Homeostat."""
+        try:
+            yield
+        except Exception as error:
+            if self.strict:
+                raise
+            if what not in self._broken:
+                self._broken.add(what)
+                text = f"homeostat: an internal error in {what}, reported once, training goes on"
+                warnings.warn(f"{text}: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every

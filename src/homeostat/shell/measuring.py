@@ -1,0 +1,148 @@
+"""Measuring one network: which vitals, when, from which readings, at what cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from homeostat.core.readings import Probe, Reading, Readings
+from homeostat.core.vital import Vital
+from homeostat.shell.cadence import Cadence
+from homeostat.shell.capture import Capture
+from homeostat.shell.network import Network
+
+Row = tuple[int, str, str, float | None]
+"""(step, vital, layer, value or None where it could not be measured)."""
+_SILENT_SAMPLES = 3
+
+
+class Monitor:
+    """The vitals of one network.
+
+    Args:
+        network: the network.
+        vitals: what is asked for; what needs a probe is dropped, with the reason told, when there is none.
+        cadence: when.
+        not_measured: takes (what, why), once each.
+        make_probe: gives the probe at this step, or None when the user gave no probe batch.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        vitals: Sequence[Vital],
+        cadence: Cadence,
+        not_measured: Callable[[str, str], None],
+        make_probe: Callable[[], Probe] | None = None,
+    ) -> None:
+        self.network, self.cadence = network, cadence
+        self._tell, self._make_probe = not_measured, make_probe
+        self.vitals = {v.name: v for v in vitals if self._possible(v)}
+        self.capture: Capture | None = None
+        self.nonlinearity: dict[str, str] = {}
+        self.initial: dict[str, Tensor] = {}
+        if any(Reading.INITIAL in v.reads for v in self.vitals.values()):
+            self.initial = {n: p.clone() for n, p in network.values().items()}
+        self._before: dict[str, Tensor] = {}
+        self._silent = 0
+        self._sane: set[tuple[str, str]] = set()
+        self._odd: set[tuple[str, str]] = set()
+
+    def _possible(self, vital: Vital) -> bool:
+        if Reading.PROBE in vital.reads and self._make_probe is None:
+            self._tell(vital.name, "needs a probe batch: attach(model, optimizer, probe=(batch, loss_fn))")
+            return False
+        return True
+
+    def due(self, step: int) -> list[str]:
+        """Names of the vitals due at the end of the step with this number."""
+        return [name for name in self.cadence.due(step) if name in self.vitals]
+
+    def reads(self, reading: Reading, step: int) -> bool:
+        """Whether a vital due at this step reads this."""
+        return any(reading in self.vitals[name].reads for name in self.due(step))
+
+    def wants_activations(self, step: int) -> bool:
+        """Whether a vital due at this step reads activations."""
+        return self.reads(Reading.ACTIVATIONS, step)
+
+    def before_update(self, step: int) -> None:
+        """Keep the weights as they are before the optimizer moves them, where a due vital compares."""
+        if self.reads(Reading.UPDATES, step) or self.reads(Reading.WEIGHTS, step):
+            self._before = {n: p.clone() for n, p in self.network.values().items()}
+
+    def sample(
+        self, step: int, activations: Mapping[str, Tensor], loss: Tensor | None, only: Iterable[str] | None = None
+    ) -> tuple[list[Row], dict[str, float]]:
+        """Measure what is due.
+
+        Args:
+            step: number of the step that just ended.
+            activations: layer -> [N, H].
+            loss: mean loss since the last sample, 0-dim.
+            only: measure exactly these vitals instead.
+
+        Returns:
+            Rows for the record, and vital -> seconds spent on it. Values leave the device in one transfer.
+        """
+        names = [n for n in (self.due(step) if only is None else only) if n in self.vitals]
+        readings = self._readings(step, names, activations, loss)
+        measured: list[tuple[str, str, Tensor]] = []
+        costs: dict[str, float] = {}
+        for name in names:
+            start = time.perf_counter()
+            try:
+                with torch.no_grad():
+                    values = self.vitals[name](readings)
+                measured.extend((name, self.network.named(layer), value) for layer, value in values.items())
+            except Exception as error:
+                self._tell(name, f"an internal error, reported once: {type(error).__name__}: {error}")
+                del self.vitals[name]
+            costs[name] = time.perf_counter() - start
+        self._before = {}
+        return self._rows(step, measured), costs
+
+    def check_taps(self, activations: Mapping[str, Tensor]) -> None:
+        """The self-test: taps that were installed and stayed silent on several samples are reported, not guessed."""
+        if self.capture is None or not self.capture.installed:
+            return
+        self._silent = 0 if activations else self._silent + 1
+        if self._silent == _SILENT_SAMPLES:
+            why = "the hooks never fired: the model runs without calling its layers, or was compiled before"
+            self._tell("activations", why)
+
+    def never_measured(self) -> list[tuple[str, str]]:
+        """(vital, layer) pairs that only ever came out as missing."""
+        return sorted(self._odd - self._sane)
+
+    def _readings(
+        self, step: int, names: Sequence[str], activations: Mapping[str, Tensor], loss: Tensor | None
+    ) -> Readings:
+        wanted = {reading for name in names for reading in self.vitals[name].reads}
+        after = self.network.values() if self._before else {}
+        updates = {n: after[n] - w for n, w in self._before.items() if n in after and after[n].shape == w.shape}
+        return Readings(
+            step=step,
+            activations=activations if Reading.ACTIVATIONS in wanted else {},
+            nonlinearity=self.nonlinearity,
+            weights=self._before,
+            gradients=self.network.gradients() if Reading.GRADIENTS in wanted else {},
+            updates=updates if Reading.UPDATES in wanted else {},
+            loss=loss,
+            initial=self.initial,
+            probe=self._make_probe() if Reading.PROBE in wanted and self._make_probe is not None else None,
+        )
+
+    def _rows(self, step: int, measured: Sequence[tuple[str, str, Tensor]]) -> list[Row]:
+        if not measured:
+            return []
+        numbers = torch.stack([value.detach().double().reshape(()).cpu() for _, _, value in measured]).tolist()
+        rows: list[Row] = []
+        for (name, layer, _), number in zip(measured, numbers, strict=True):
+            missing = number != number
+            (self._odd if missing else self._sane).add((name, layer))
+            rows.append((step, name, layer, None if missing else number))
+        return rows
