@@ -74,13 +74,20 @@ def test_a_registered_component_shows_up_and_only_where_it_says(register):
         ({"passed": ("finite",)}, {"passed": ("resume",)}, "passed"),
         ({"passed": ("finite",)}, {"passed": ("finite",), "declared": ("lifts",)}, "declared"),
         ({"passed": ("finite",), "failed": ("resume",)}, {"passed": ("finite",), "declared": ("lifts",)}, "failed"),
-        ({"passed": ("finite",)}, {}, None),
+        ({"passed": ("finite",)}, {}, "passed"),
+        ({}, {}, None),
     ],
 )
 def test_laws_are_as_good_as_the_worst_component(register, evidence, first, second, laws):
     evidence(register("one", "treatment"), **first)
     evidence(register("two", "vital"), **second)
     assert state(entry(PAPER)).laws == laws
+
+
+def test_one_unchecked_component_leaves_the_laws_open(register, evidence):
+    evidence(register("one", "treatment"), passed=("finite",))
+    register("two", "vital")
+    assert state(entry(PAPER)).laws is None
 
 
 def test_evidence_of_another_source_does_not_count(register, tmp_path):

@@ -38,13 +38,13 @@ class Evidence:
     oracles: tuple[str, ...] = ()
 
     @property
-    def laws(self) -> str | None:
-        """ "failed" if a law failed, else "declared" if an exception is declared, else "passed"; None: none was run."""
+    def laws(self) -> str:
+        """ "failed" if a law failed, else "declared" if an exception is declared, else "passed"; "none" apply to it."""
         if self.failed:
             return "failed"
         if self.declared:
             return "declared"
-        return "passed" if self.passed else None
+        return "passed" if self.passed else "none"
 
 
 def digest(component: type[Any]) -> str:

@@ -27,8 +27,8 @@ class EntryState:
 
     Args:
         components: names of what implements it, sorted; empty when nothing does yet.
-        laws: over its components: "failed" if a law failed on one of them, None if one of them is unchecked (or there
-            is none), "declared" if one declares an exception, else "passed".
+        laws: over its components that have laws: "failed" if one failed, None if one is unchecked (or there is none),
+            "declared" if one declares an exception, else "passed".
         oracle: every component of it is tested against an independent restatement.
         study: id of its study, None when there is none. With several, one that has a verdict.
         verdict: of that study: "holds", "does not hold", "inconclusive", or None before its paper-budget run.
@@ -107,11 +107,12 @@ def _state(serving: list[type[Any]]) -> EntryState:
 
 
 def _laws(each: list[str | None]) -> str | None:
-    if "failed" in each:
+    lawful = [laws for laws in each if laws != "none"]
+    if "failed" in lawful:
         return "failed"
-    if not each or None in each:
+    if not lawful or None in lawful:
         return None
-    return "declared" if "declared" in each else "passed"
+    return "declared" if "declared" in lawful else "passed"
 
 
 def _studied(names: list[str]) -> tuple[str | None, str | None]:
