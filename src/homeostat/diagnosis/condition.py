@@ -74,6 +74,11 @@ class Condition(Component, abstract=True):
         """Step of the newest reading of the leading vital; a condition that reads none goes by the steps."""
         return history.clock(self.reads[:1]) if self.reads else facts.steps
 
+    def layer_clock(self, history: History, layer: str, default: int) -> int:
+        """The same for one layer, so that networks sampled at different steps do not count each other's readings."""
+        latest = history.latest(self.reads[0], layer) if self.reads else None
+        return latest[0] if latest else default
+
     def eased(self) -> Self:
         """The same rule with every threshold moved to where the network is clearly well again."""
         moved = {}

@@ -26,6 +26,7 @@ class Track:
         level: rank of the finding now, -1 when there is none.
         starts: per rank, the first reading since which it has held without being clearly better.
         sign: the last sign seen.
+        clock: step of the newest reading seen of this layer.
     """
 
     strict: list[int] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Track:
     level: int = _NONE
     starts: list[int | None] = field(default_factory=lambda: [None] * len(SEVERITIES))
     sign: Sign | None = None
+    clock: int = _NONE
 
     def see(self, step: int, strict: Sign | None, eased: Sign | None, memory: int) -> None:
         """Take in one reading: the level rises when `memory` readings agree, and falls when as many clearly differ."""
@@ -94,8 +96,11 @@ class Diagnostician:
         tracks = self._tracks[condition.name]
         eased = self._eased[condition.name].signs(history, facts) if tracks or strict else {}
         for layer in {**tracks, **strict}:
-            track = tracks.setdefault(layer, Track())
-            track.see(step, strict.get(layer), eased.get(layer), condition.persistence)
+            track, own = tracks.setdefault(layer, Track()), condition.layer_clock(history, layer, step)
+            if own <= track.clock:
+                continue
+            track.clock = own
+            track.see(own, strict.get(layer), eased.get(layer), condition.persistence)
             if track.level == _NONE and max(track.eased) == _NONE:
                 del tracks[layer]
 
@@ -125,4 +130,4 @@ class Diagnostician:
 
 def _track(state: Mapping[str, Any]) -> Track:
     sign = Sign(**state["sign"]) if state["sign"] else None
-    return Track(list(state["strict"]), list(state["eased"]), state["level"], list(state["starts"]), sign)
+    return Track(**{**state, "sign": sign})
