@@ -16,10 +16,11 @@ HEAD = """# Components
 Everything that is registered, by kind. This page is written by `make evidence` from the components themselves: their
 docstrings, citations, knobs (numbers that may be turned while the run goes on) and options (fixed choices).
 """
+UNLIMITED = 1e30
 USE = {
     "vital": "homeostat run --vitals {name} train.py",
     "treatment": "homeostat run --treat {name}{setting} train.py",
-    "controller": "homeostat run --control {name}{setting} train.py",
+    "controller": "homeostat run --control {name}:vital=gradient-norm,knob=lr train.py",
     "study": "homeostat study {name}",
 }
 TITLES = {
@@ -88,18 +89,30 @@ def table(component: type[Component]) -> list[str]:
 
 def row(spec: dataclasses.Field) -> str:
     if (knob := spec.metadata.get("knob")) is not None:
-        top = "no limit" if knob.high >= 1e30 else plain(knob.high)
-        cells = [f"{plain(knob.low)} to {top}{f' ({knob.unit})' if knob.unit else ''}", knob.source]
+        cells = [f"{interval(knob.low, knob.high)}{f' ({knob.unit})' if knob.unit else ''}", knob.source]
     else:
         choices = spec.metadata.get("choices") or ()
-        cells = [", ".join(map(plain, choices)) or "a fixed choice", spec.metadata.get("doc", "")]
+        cells = [", ".join(map(plain, choices)) or type_name(spec.default), spec.metadata.get("doc", "")]
     return " | ".join([f"| `{spec.name}`", plain(spec.default), *(c.replace("|", "\\|") for c in cells)]) + " |"
+
+
+def interval(low: float, high: float) -> str:
+    if high < UNLIMITED:
+        return f"{plain(float(low))} to {plain(float(high))}" if low > -UNLIMITED else f"at most {plain(float(high))}"
+    return f"at least {plain(float(low))}" if low > -UNLIMITED else "any number"
+
+
+def type_name(default: object) -> str:
+    names = {bool: "True, False", int: "a whole number", float: "a number", str: "a name or text"}
+    return names.get(type(default), "see its docstring")
 
 
 def plain(value: object) -> str:
     if value is dataclasses.MISSING:
         return "required"
-    return f"{value:g}" if isinstance(value, float) else repr(value) if value == "" else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < UNLIMITED else "no limit"
+    return "none" if value in ("", None) else str(value)
 
 
 def main() -> int:

@@ -100,10 +100,17 @@ def test_evidence_of_another_source_does_not_count(register, tmp_path):
         assert evidence_of(made, tmp_path) is None
 
 
-def test_oracle_means_every_component_has_one(register, evidence):
+def test_oracle_means_every_formula_has_one(register, evidence):
     evidence(register("one", "treatment"), passed=("finite",), oracles=("tests/x.py::test_x",))
     assert state(entry(PAPER)).oracle
+    register("a-stream", "stream")
+    assert state(entry(PAPER)).oracle, "a stream restates no formula"
     evidence(register("two", "vital"), passed=("finite",))
+    assert not state(entry(PAPER)).oracle
+
+
+def test_a_stream_alone_has_no_oracle(register, evidence):
+    evidence(register("a-stream", "stream"), passed=("resumable",), oracles=("tests/x.py::test_x",))
     assert not state(entry(PAPER)).oracle
 
 

@@ -18,6 +18,9 @@ from homeostat.catalogue.rows import Entry, entries
 from homeostat.core.component import components, kinds
 from homeostat.core.errors import BadInput
 
+ORACLES = ("controller", "curve", "objective", "treatment", "vital")
+"""Kinds that restate a formula of the paper, so that an oracle is due. Streams and conditions do not."""
+
 VERDICTS = ("holds", "does not hold", "inconclusive")
 
 
@@ -29,7 +32,7 @@ class EntryState:
         components: names of what implements it, sorted; empty when nothing does yet.
         laws: over its components that have laws: "failed" if one failed, None if one is unchecked (or there is none),
             "declared" if one declares an exception, else "passed".
-        oracle: every component of it is tested against an independent restatement.
+        oracle: all of its components that restate a formula are tested against an independent restatement.
         study: id of its study, None when there is none. With several, one that has a verdict.
         verdict: of that study: "holds", "does not hold", "inconclusive", or None before its paper-budget run.
     """
@@ -97,10 +100,11 @@ def _state(serving: list[type[Any]]) -> EntryState:
     parts = sorted((c for c in serving if c.kind != "study"), key=lambda c: c.name)
     study, verdict = _studied(sorted(c.name for c in serving if c.kind == "study"))
     records = [evidence_of(c) for c in parts]
+    formulas = [r for c, r in zip(parts, records, strict=True) if c.kind in ORACLES]
     return EntryState(
         components=tuple(c.name for c in parts),
         laws=_laws([r.laws if r else None for r in records]),
-        oracle=bool(records) and all(r is not None and bool(r.oracles) for r in records),
+        oracle=bool(formulas) and all(r is not None and bool(r.oracles) for r in formulas),
         study=study,
         verdict=verdict,
     )
