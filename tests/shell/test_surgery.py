@@ -12,7 +12,6 @@ from homeostat.core.edits import AddGradient, AddValues, ClearMoments, Edit, Rep
 from homeostat.core.errors import BadInput, Refused, UnknownName
 from homeostat.shell.surgery import apply, describe
 
-
 OPTIMIZERS = {
     "sgd": (lambda p: optim.SGD(p, 0.1, momentum=0.9), {"momentum_buffer": 0.0}),
     "adam": (lambda p: optim.Adam(p, 0.01, amsgrad=True), {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}),

@@ -1,0 +1,135 @@
+"""From forward passes under chosen unit selections to: which unit owns which feature, and who reaches what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from homeostat.shell.graph_pins import NARROW, WIDE, PinnedCopy, Snapshot, Spot, Untraceable
+
+NOBODY, SEVERAL = -1, -2
+
+
+def differs(a: Tensor, b: Tensor) -> Tensor:
+    """Elementwise "not the same value"; NaN equals NaN."""
+    return (a != b) & ~((a != a) & (b != b))
+
+
+@dataclass
+class Flow:
+    """What the passes showed.
+
+    Args:
+        codes: spot -> for every element the one unit it depends on, NOBODY or SEVERAL.
+        reach: spot -> source -> elements that changed when everything of that source changed.
+        crossed: spot -> elements that changed although their one owner did not (only wide values show it).
+    """
+
+    codes: dict[Spot, Tensor]
+    reach: dict[Spot, dict[str, Tensor]] = field(default_factory=dict)
+    crossed: dict[Spot, Tensor] = field(default_factory=dict)
+
+    def reaches(self, spot: Spot, source: str) -> bool:
+        """Whether anything of the source arrives at the spot."""
+        return bool(self.reach[spot][source].any()) if source in self.reach.get(spot, {}) else False
+
+    def sources_at(self, spot: Spot) -> list[str]:
+        """Every source that arrives at the spot."""
+        return [source for source in self.reach.get(spot, {}) if self.reaches(spot, source)]
+
+
+def follow(pins: PinnedCopy) -> Flow:
+    """Run all passes: two complementary ones for each bit of the unit number, then one for each source.
+
+    Raises:
+        Untraceable: the forward is not deterministic.
+    """
+    if any(bool(differs(pins.base[spot], again).any()) for spot, again in pins.run(NARROW).items()):
+        raise Untraceable("its forward gives different values for the same input and seed")
+    flow = Flow(_codes(pins))
+    _reach(pins, flow)
+    _cross(pins, flow)
+    return flow
+
+
+def bits_of(total: int) -> int:
+    """How many bits number `total` units."""
+    return max(1, math.ceil(math.log2(max(total, 1))))
+
+
+def _codes(pins: PinnedCopy) -> dict[Spot, Tensor]:
+    numbers, bits = torch.arange(pins.total), bits_of(pins.total)
+    code = {s: torch.zeros(t.shape, dtype=torch.int64, device=t.device) for s, t in pins.base.items()}
+    clean = {s: torch.zeros(t.shape, dtype=torch.int16, device=t.device) for s, t in pins.base.items()}
+    touched = {s: torch.zeros(t.shape, dtype=torch.bool, device=t.device) for s, t in pins.base.items()}
+    for bit in range(bits):
+        is_set = (numbers >> bit & 1).bool()
+        ones, zeros = (_changed(pins.run(NARROW, mask), pins.base) for mask in (is_set, ~is_set))
+        for spot in code:
+            code[spot] += ones[spot].long() << bit
+            clean[spot] += ones[spot] ^ zeros[spot]
+            touched[spot] |= ones[spot] | zeros[spot]
+    for spot, value in code.items():
+        value[clean[spot] != bits] = SEVERAL
+        value[~touched[spot]] = NOBODY
+    return code
+
+
+def _changed(now: Snapshot, base: Snapshot) -> Snapshot:
+    return {spot: differs(tensor, base[spot]) for spot, tensor in now.items()}
+
+
+def _reach(pins: PinnedCopy, flow: Flow) -> None:
+    """Both palettes: narrow values keep every activation responsive, wide ones show what narrow ones hide."""
+    for palette in (NARROW, WIDE):
+        base = pins.base if palette is NARROW else pins.run(palette)
+        for source in pins.sources:
+            for spot, changed in _changed(pins.run(palette, pins.mask(source)), base).items():
+                if bool(changed.any()):
+                    known = flow.reach.setdefault(spot, {})
+                    known[source] = known[source] | changed if source in known else changed
+
+
+def _cross(pins: PinnedCopy, flow: Flow) -> None:
+    base = pins.run(WIDE)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        chosen = torch.rand(pins.total, generator=generator) < 0.5
+        for spot, changed in _changed(pins.run(WIDE, chosen), base).items():
+            owner = flow.codes[spot]
+            kept = ~chosen.to(owner.device)[owner.clamp(min=0)] & (owner >= 0)
+            wrong = changed & kept
+            flow.crossed[spot] = flow.crossed.get(spot, torch.zeros_like(wrong)) | wrong
+
+
+def owners(code: Tensor, axis: int) -> Tensor:
+    """Reduce element owners to one owner for each index along `axis`: int64 [size], NOBODY or SEVERAL included.
+
+    Elements that depend on nobody (padding) do not count unless all do.
+    """
+    features = code.movedim(axis, 0).flatten(1) if code.ndim > 1 else code[:, None]
+    huge = torch.iinfo(torch.int64).max
+    low = torch.where(features >= 0, features, huge).amin(1)
+    high = torch.where(features >= 0, features, NOBODY).amax(1)
+    several = (features == SEVERAL).any(1) | ((high >= 0) & (low != high))
+    return torch.where(several, SEVERAL, high).cpu()
+
+
+def along(mask: Tensor, axis: int) -> Tensor:
+    """Which indices along `axis` have any element set: bool [size]."""
+    features = mask.movedim(axis, 0).flatten(1) if mask.ndim > 1 else mask[:, None]
+    return features.any(1).cpu()
+
+
+def spots_of(flow: Flow, path: str, side: str) -> list[Spot]:
+    """All spots of a module and side, in call order."""
+    return sorted(spot for spot in flow.codes if spot.path == path and spot.side == side)
+
+
+def first_items(spots: Iterable[Spot]) -> list[Spot]:
+    """Only the first tensor of each call."""
+    return [spot for spot in spots if spot.item == 0]

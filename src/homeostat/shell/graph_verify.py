@@ -1,0 +1,70 @@
+"""The last word on a pairing: on a private copy, units without outgoing columns must not matter to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homeostat.core.draw import Draw
+from homeostat.core.units import Axis, UnitGroup
+from homeostat.shell.graph_modules import Role, anatomy, tensors_in
+from homeostat.shell.graph_pins import _reseed, map_tensors, private_copy
+
+
+def unfit(
+    model: nn.Module, groups: Sequence[UnitGroup], args: tuple[Any, ...], kwargs: dict[str, Any], per_group: int = 4
+) -> set[str]:
+    """Layers whose pairing does not hold: disconnected units changed the output when their incoming side was redrawn.
+
+    Norms that mix units (layer, group, RMS norm) are left out: through them a unit changes the others by design.
+
+    Args:
+        per_group: how many units, chosen at random, are tried in each group; all groups at once if that holds.
+    """
+    trial = _Trial(model, args, kwargs, per_group)
+    if not groups or trial.holds(groups):
+        return set()
+    return {group.layer for group in groups if not trial.holds([group])}
+
+
+class _Trial:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], per_group: int) -> None:
+        self.model, self.args, self.kwargs, self.per_group = private_copy(model), args, kwargs, per_group
+        for part in anatomy(self.model).of(Role.NORM):
+            if part.mixes:
+                part.module.forward = lambda *args, **kwargs: tensors_in((args, kwargs))[0]
+        self.parameters = dict(self.model.named_parameters())
+
+    def holds(self, groups: Sequence[UnitGroup]) -> bool:
+        saved = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        draw = Draw(0, ("verify",))
+        chosen = {g.layer: draw.uniform(g.layer, torch.empty(g.width)).argsort()[: self.per_group] for g in groups}
+        for group in groups:
+            for axis in group.columns:
+                self._fill(axis, chosen[group.layer], None)
+        before = self._outputs()
+        for group in groups:
+            for axis in group.rows:
+                self._fill(axis, chosen[group.layer], draw.at(axis.name))
+        after = self._outputs()
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(saved[name])
+        return all(
+            torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True) for a, b in zip(before, after, strict=True)
+        )
+
+    def _fill(self, axis: Axis, units: Tensor, draw: Draw | None) -> None:
+        parameter = self.parameters[axis.name]
+        mask = torch.isin(axis.owner, units)
+        shape = [-1 if d == axis.dim else 1 for d in range(parameter.ndim)]
+        where = mask.reshape(shape).to(parameter.device)
+        value = torch.zeros_like(parameter) if draw is None else draw.normal("row", parameter)
+        parameter.data.copy_(torch.where(where, value, parameter.data))
+
+    def _outputs(self) -> list[Tensor]:
+        _reseed()
+        args, kwargs = map_tensors(torch.clone, (self.args, self.kwargs))
+        return [tensor.double() for tensor in tensors_in(self.model(*args, **kwargs))]
