@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -28,18 +27,15 @@ ACTIVE = "HOMEOSTAT_ACTIVE"
 """Environment variable a run sets for its children: the id of the process that is being watched."""
 
 
-def run_script(
-    argv: Sequence[str],
-    settings: Settings,
-    *,
-    command: Sequence[str] | None = None,
-    json_file: Path | None = None,
-    fail_on: Severity | None = None,
-) -> None:
-    """Run `SCRIPT ARGS` or `-m MODULE ARGS` as this process's `__main__`, and watch it train.
+def run_script(argv: Sequence[str], settings: Settings, **options: Any) -> None:
+    """Run `SCRIPT ARGS` or `-m MODULE ARGS` as this process's `__main__`, and watch it train; see `Launch`."""
+    Launch(argv, settings, **options).run()
 
-    Nothing of torch is imported before the script imports it, unless the settings name components. What the script
-    raises comes out of here (SystemExit and KeyboardInterrupt too), so that the interpreter ends the process as usual.
+
+class Launch:
+    """A run that is about to start: everything that can be wrong before the script runs is found when this is made.
+
+    Nothing of torch is imported before the script imports it, unless the settings name components.
 
     Args:
         argv: the script or module, and its arguments.
@@ -49,32 +45,59 @@ def run_script(
         fail_on: end with `FAIL_ON_EXIT` when the script succeeded but a finding is at least this severe.
 
     Raises:
-        BadInput: there is no such script; nothing has been started.
-        RecordError: the folder of records or of `json_file` cannot be written; the script has not been started.
+        BadInput: there is no such script.
+        RecordError: the folder of records or of `json_file` cannot be written.
     """
-    program = Program.parse(argv)
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        settings: Settings,
+        *,
+        command: Sequence[str] | None = None,
+        json_file: Path | None = None,
+        fail_on: Severity | None = None,
+    ) -> None:
+        self.program = Program.parse(argv)
+        self._fail_on: Severity | None = fail_on
+        self._session: Session | None = None
+        if not _plain(settings.quiet):
+            for folder in filter(None, (settings.record, json_file and json_file.parent)):
+                _check_writable(folder)
+            self._session = Session(self.program, settings, command or sys.orig_argv, json_file)
+
+    def run(self) -> None:
+        """Run it. What the script raises comes out (SystemExit, KeyboardInterrupt), so the process ends as usual."""
+        session = self._session
+        if session is None:
+            return self.program.run()
+        session.begin()
+        try:
+            self.program.run()
+        except SystemExit as stop:
+            succeeded = stop.code in (None, 0)
+            session.end("finished" if succeeded else "failed")
+            if succeeded and session.sick(self._fail_on):
+                raise SystemExit(FAIL_ON_EXIT) from None
+            raise
+        except BaseException as error:
+            session.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        session.end("finished")
+        if session.sick(self._fail_on):
+            raise SystemExit(FAIL_ON_EXIT)
+
+
+def _plain(quiet: bool) -> bool:
+    """Whether the script runs as under plain Python: switched off, or a child of a run that is watched already."""
     if os.environ.get(DISABLE, "") not in ("", "0"):
-        return program.run()
-    if (elsewhere := os.environ.get(ACTIVE)) and elsewhere != str(os.getpid()):
-        if not settings.quiet:
-            print(f"homeostat: process {elsewhere} is watched already; its child runs plain", file=sys.stderr)
-        return program.run()
-    session = Session(program, settings, command or sys.orig_argv, json_file)
-    session.begin()
-    try:
-        program.run()
-    except SystemExit as stop:
-        succeeded = stop.code in (None, 0)
-        session.end("finished" if succeeded else "failed")
-        if succeeded and session.sick(fail_on):
-            raise SystemExit(FAIL_ON_EXIT) from None
-        raise
-    except BaseException as error:
-        session.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
-    session.end("finished")
-    if session.sick(fail_on):
-        raise SystemExit(FAIL_ON_EXIT)
+        return True
+    elsewhere = os.environ.get(ACTIVE)
+    if not elsewhere or elsewhere == str(os.getpid()):
+        return False
+    if not quiet:
+        print(f"homeostat: process {elsewhere} is watched already; its child runs plain", file=sys.stderr)
+    return True
 
 
 class Session:
@@ -92,15 +115,13 @@ class Session:
         self.status = StatusLine(quiet=self._settings.quiet)
         self._isolation = Isolation(program.folder)
         self._arrival = Arrival("torch", self._start)
-        self._pid, self._warned = os.getpid(), False
+        self._pid, self._warned, self._arrived = os.getpid(), False, False
         self._watch: Any = None
         self._record: Any = None
         self.findings: list[Finding] = []
 
     def begin(self) -> None:
-        """Check what will be written later, then wait for the script to import torch."""
-        for path in filter(None, (self._settings.record, self._json_file and self._json_file.parent)):
-            _check_writable(path)
+        """Wait for the script to import torch."""
         os.environ[ACTIVE] = str(self._pid)
         with self._survive("starting"):
             self._isolation.begin()
@@ -130,6 +151,7 @@ class Session:
     def _start(self) -> None:
         if os.getpid() != self._pid:
             return
+        self._arrived = True
         with self._survive("starting"), self._isolation.own_imports():
             from homeostat.shell.watch import Watch
 
@@ -170,25 +192,22 @@ class Session:
     def _conclude(self) -> None:
         if self._settings.quiet:
             return
-        if self._record is None:
+        if not self._arrived:
             return self._say(f"{self._program.name} {_NO_TORCH}: nothing was measured")
+        if self._watch is None:
+            return  # it could not start, and said so
         if self._record.meta.steps == 0:
             self._say(f"{self._program.name} {_NO_STEP}: nothing was measured")
-        else:
-            from homeostat.report.terminal import print_summary
+            if (path := self._record.path) is not None:
+                self._say(f"the record, with what was seen, is {_short(path)}")
+            return
+        from homeostat.report.terminal import print_summary
 
-            print_summary(self._record, self.status.console)
-        if (path := self._record.path) is not None:
-            self._say(f"the record is {_short(path)}; next: {self._next_command(path)}")
-
-    def _next_command(self, path: Path) -> str:
-        from homeostat.record import DEFAULT_FOLDER
-
-        known = path.parent == DEFAULT_FOLDER.resolve()
-        return f"homeostat report {path.stem if known else shlex.quote(_short(path))}"
+        rows = _DRY_ROWS if self._settings.dry_run else _JOURNAL_ROWS
+        print_summary(self._record, self.status.console, journal_rows=rows)
 
     def _say(self, text: str) -> None:
-        self.status.print(f"homeostat: {text}", markup=False)
+        self.status.print(f"homeostat: {text}", markup=False, soft_wrap=True)
 
     @contextmanager
     def _survive(self, doing: str) -> Iterator[None]:
@@ -202,11 +221,13 @@ class Session:
             what = (
                 str(error) if isinstance(error, HomeostatError) else f"internal error ({type(error).__name__}: {error})"
             )
-            self.status.print(f"homeostat: {doing}: {what}; the script is not affected", markup=False)
+            self.status.print(f"homeostat: {doing}: {what}; the script is not affected", markup=False, soft_wrap=True)
             if os.environ.get("HOMEOSTAT_DEBUG"):
                 traceback.print_exc()
 
 
+_JOURNAL_ROWS, _DRY_ROWS = 8, 200
+"""Journal entries shown at the end; a dry run is there to show what would be done."""
 _NO_TORCH = "never imported torch"
 _NO_STEP = "took no step of a torch.optim optimizer in this process"
 

@@ -34,7 +34,7 @@ class StatusLine:
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, per_second: float = 4.0) -> None:
         self._stream = stream or sys.stderr
-        self.console = Console(file=self._stream, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(file=self._stream, quiet=quiet, highlight=False)
         self.live = not quiet and self.console.is_terminal and not self.console.is_dumb_terminal
         self._every, self._next = 1 / per_second, 0.0
         self._lock, self._pid = threading.RLock(), os.getpid()

@@ -1,0 +1,32 @@
+"""The command `homeostat`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from typer.main import get_command
+
+from homeostat.commands.app import app
+from homeostat.commands.run import Ready
+
+__all__ = ["app", "main"]
+
+for _subject in ("run", "records", "library", "machine"):  # the order in which help lists the commands
+    import_module(f"homeostat.commands.{_subject}")
+
+
+def main() -> None:
+    """Parse the command line and do what it says.
+
+    A script given to `homeostat run` is started from here, outside of the parser and its handling of exceptions.
+    """
+    _parse()()
+
+
+def _parse() -> Callable[[], None]:
+    try:
+        get_command(app)(prog_name="homeostat")
+    except Ready as ready:
+        return ready.start
+    return lambda: None

@@ -1,0 +1,232 @@
+"""Commands about what the library holds: list, catalogue, study, check."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from homeostat.commands.app import command, missing_extra, show_json
+from homeostat.commands.records import AsJson
+from homeostat.core.errors import BadInput, UnknownName
+
+
+class Budget(StrEnum):
+    """Sizes of a study."""
+
+    SMOKE = "smoke"
+    PAPER = "paper"
+
+
+@command("homeostat list treatment", "homeostat list vital --json", name="list")
+def list_components(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="vital, treatment, controller, ...")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the components of a kind with their settings; without a kind, count them all."""
+    from homeostat.core.component import components, kinds
+
+    known = {k: components(k) for k in kinds()}
+    if kind is not None:
+        kind = next((k for k in (kind, kind.removesuffix("s")) if k in known), kind)
+        if kind not in known:
+            raise UnknownName("kind of component", kind, known)
+    rows = [_describe(cls) for k, found in known.items() if kind in (None, k) for cls in found.values()]
+    if as_json:
+        return show_json({"components": rows})
+    if kind is None:
+        return _print_table("", ["kind", "components"], [[k, str(len(found))] for k, found in known.items()])
+    _print_table("", ["name", "what", "settings"], [[r["name"], r["what"], _texts(r["settings"])] for r in rows])
+
+
+@command("homeostat catalogue --search 'dormant units'", "homeostat catalogue redo", "homeostat catalogue --json")
+def catalogue(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One entry in full.")] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Only entries that match, best first.")] = None,
+    family: Annotated[str | None, typer.Option(metavar="F", help="Only this family.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the papers the library knows, and where each stands here."""
+    from homeostat import catalogue as papers
+
+    chosen = [papers.entry(id)] if id else list(papers.entries())
+    if search is not None:
+        chosen = [found for found, _ in papers.search(search, limit=len(chosen))]
+    if family is not None:
+        if family not in (known := papers.families()):
+            raise UnknownName("family", family, known)
+        chosen = [e for e in chosen if e.family == family]
+    data = papers.to_json(chosen)
+    if as_json:
+        return show_json(data)
+    if id:
+        return _print_entry(data["entries"][0])
+    columns = ["id", "year", "title", "components", "study", "verdict"]
+    _print_table(f"{len(data['entries'])} entries", columns, [[_cell(e[c]) for c in columns] for e in data["entries"]])
+
+
+@command("homeostat study", "homeostat study continual-backprop --budget paper --seeds 10 --jobs 2")
+def study(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Which claim to test; none lists them.")] = None,
+    budget: Annotated[Budget, typer.Option(help="smoke: seconds; paper: minutes, and a verdict.")] = Budget.SMOKE,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="How many; the study's own number if left out.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Processes at a time.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Test a paper's claim: every arm under every seed, then a verdict with its interval."""
+    from homeostat.core.component import components
+
+    if id is None:
+        return _list_studies(components("study"), as_json)
+    try:
+        from homeostat.studies.harness import run_study
+        from homeostat.studies.table import show
+
+        verdict = run_study(id, budget=budget.value, seeds=seeds, jobs=jobs)
+    except ImportError as error:
+        raise missing_extra("studies", error) from error
+    if as_json:
+        show_json(verdict.to_json())
+    else:
+        show(verdict)
+
+
+@command("homeostat check --all", "homeostat check my_package.vitals:MyVital --json")
+def check(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:NAME]", help="A component class, or the name of one of ours.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every registered component.")] = False,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="With --all: only this kind.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the laws every component must obey. Exit code 1 if one fails."""
+    if (target is None) == (not all_):
+        raise BadInput("name one component as MODULE:NAME, or say --all")
+    results, without = _check_each(_every(kind) if all_ else [_component(target or "")], strict=not all_)
+    if as_json:
+        show_json({"components": results, "without_laws": without})
+    else:
+        _print_checks(results)
+    if any(result["failed"] for result in results):
+        raise typer.Exit(1)
+
+
+def _describe(cls: type[Any]) -> dict[str, Any]:
+    first = (inspect.getdoc(cls) or "").partition("\n")[0]
+    settings = {name: _plain(f.default) for name, f in cls.__dataclass_fields__.items()}
+    return {"kind": cls.kind, "name": cls.name, "what": first, "settings": settings, "entries": list(cls.entries)}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+
+
+def _texts(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _list_studies(known: dict[str, type[Any]], as_json: bool) -> None:
+    from homeostat.catalogue import verdict_of
+
+    rows = [(name, cls, verdict_of(name)) for name, cls in known.items()]
+    if as_json:
+        found = [{"id": name, "claim": cls.claim, "verdict": v and v["verdict"]} for name, cls, v in rows]
+        return show_json({"studies": found})
+    cells = [[name, v["verdict"] if v else "not yet run at paper budget", cls.claim] for name, cls, v in rows]
+    _print_table("", ["study", "verdict", "claim"], cells)
+
+
+def _every(kind: str | None) -> list[type[Any]]:
+    from homeostat.core.component import components, kinds
+
+    if kind is not None and kind not in kinds():
+        raise UnknownName("kind of component", kind, kinds())
+    return [cls for k in kinds() if kind in (None, k) for cls in components(k).values()]
+
+
+def _component(target: str) -> Any:
+    """`package.module:Name`, or the registered name of a component."""
+    from homeostat.core.component import components, kinds
+
+    module, colon, name = target.partition(":")
+    if not colon:
+        named = {n: cls for k in kinds() for n, cls in components(k).items()}
+        if target not in named:
+            raise UnknownName("component", target, named)
+        return named[target]
+    sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise BadInput(f"cannot import {module!r} ({error}): is it installed, or in this folder?") from None
+    if not hasattr(found, name):
+        raise UnknownName(f"name in {module}", name, vars(found))
+    return getattr(found, name)
+
+
+def _check_each(chosen: list[Any], strict: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """Results, and the names of what has no laws to keep (a study, a condition); strict raises for those."""
+    from homeostat.testing.check import check_component
+
+    results: list[dict[str, Any]] = []
+    without: list[str] = []
+    for component in chosen:
+        try:
+            results.append(_checked(check_component(component)))
+        except UnknownName:
+            if strict:
+                raise
+            without.append(component.name)
+    return results, without
+
+
+def _checked(report: Any) -> dict[str, Any]:
+    """The documented JSON of one component; `reasons` says why a law failed or is declared."""
+    return {
+        "name": report.component,
+        "passed": list(report.passed),
+        "failed": list(report.failed),
+        "declared": list(report.declared),
+        "reasons": {**report.failed, **report.declared},
+    }
+
+
+def _print_checks(results: list[dict[str, Any]]) -> None:
+    rows = [[r["name"], str(len(r["passed"])), _laws(r, "failed"), _laws(r, "declared")] for r in results]
+    _print_table("", ["component", "laws kept", "failed", "declared exceptions"], rows)
+
+
+def _laws(result: dict[str, Any], outcome: str) -> str:
+    return "\n".join(f"{law}: {result['reasons'][law]}" for law in result[outcome]) or "-"
+
+
+def _print_entry(entry: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, value in entry.items():
+        if value not in ("", None, []) and name != "mechanism":
+            console.print(f"[bold]{name}[/bold]  ", end="")
+            console.print(_cell(value), markup=False)
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title or None, box=None, title_justify="left", pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)

@@ -1,0 +1,80 @@
+"""Commands that read run records: runs, findings, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from homeostat.commands.app import command, missing_extra, show_json
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id (or the start of one), path, or last.")]
+Folder = Annotated[Path, typer.Option("--record", metavar="DIR", help="Folder of run records.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT = Path("homeostat-runs")
+
+
+@command("homeostat runs", "homeostat runs --record elsewhere --json")
+def runs(record: Folder = DEFAULT, as_json: AsJson = False) -> None:
+    """List the recorded runs, newest first."""
+    from homeostat.record import list_runs
+
+    found = list_runs(record)
+    if as_json:
+        unreadable = [{"path": str(path), "why": why} for path, why in found.unreadable]
+        return show_json({"runs": [_meta(meta) for meta in found], "unreadable": unreadable})
+    from rich.console import Console
+
+    from homeostat.report.terminal import runs_table
+
+    Console(highlight=False).print(runs_table(found) if len(found) else f"no run in {record} yet: homeostat run SCRIPT")
+    for path, why in found.unreadable:
+        typer.echo(f"left out {path.name}: {why}", err=True)
+
+
+@command("homeostat findings last", "homeostat findings 20260101-120000-train --json")
+def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = False) -> None:
+    """Show what was found in a run, and what usually helps."""
+    from homeostat.record import open_record
+
+    with open_record(run, record) as reader:
+        if as_json:
+            found = [finding.to_json() for finding in reader.findings()]
+            not_measured = [missing._asdict() for missing in reader.not_measured()]
+            return show_json({"run": reader.run, "findings": found, "not_measured": not_measured})
+        from rich.console import Console
+
+        from homeostat.report.terminal import print_summary
+
+        print_summary(reader, Console(highlight=False), journal_rows=50)
+
+
+@command("homeostat report last --open", "homeostat report 20260101-120000-train --out page.html")
+def report(
+    run: RunName = "last",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("homeostat-report.html"),
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    record: Folder = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a run: one HTML page that needs no network. With --json, the whole record instead."""
+    from homeostat.record import open_record, to_json
+
+    with open_record(run, record) as reader:
+        if as_json:
+            return show_json(to_json(reader))
+        try:
+            from homeostat.report.page import write_report
+
+            path = write_report(reader, out)
+        except ImportError as error:
+            raise missing_extra("report", error) from error
+    typer.echo(str(path))
+    if open_page:
+        typer.launch(path.resolve().as_uri())
+
+
+def _meta(meta: Any) -> dict[str, Any]:
+    return asdict(meta) | {"path": str(meta.path)}
