@@ -1,0 +1,170 @@
+"""What the page draws, as plain data: one chart for every vital, and the timeline of everything that happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homeostat.core.finding import Finding, JournalEntry
+from homeostat.record.reader import FindingEvent, Points, RunReader
+from homeostat.report.explain import Meaning
+from homeostat.report.lines import binned, points_per_line, thinned, wants_log, worst_first
+from homeostat.report.words import figure, within
+
+SHOWN = 6
+"""Lines a chart shows before the reader asks for more."""
+
+
+def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning]) -> list[dict[str, Any]]:
+    """One chart a vital: its lines, worst layers first, and what a reader must know to read it."""
+    vitals = reader.vitals()
+    named = {layer for finding in reader.findings() for layer in finding.layers}
+    colours = _colours(vitals)
+    most = points_per_line(sum(len(layers) for layers in vitals.values()))
+    charts = []
+    for name, layers in vitals.items():
+        meaning = meanings.get(name, Meaning())
+        order, log = worst_first(layers, meaning.worse, named), wants_log(layers)
+        charts.append(
+            {
+                "id": f"vital-{name}",
+                "name": name,
+                "unit": meaning.unit,
+                "worse": meaning.worse,
+                "line": meaning.line,
+                "log": log,
+                "lines": [_line(layer, layers[layer], colours[layer], most, log) for layer in order],
+                "summary": [_summary(layer, layers[layer]) for layer in order],
+                "notes": _notes(layers, log, most),
+                "reading": _reading(name, order[0], layers[order[0]]) if order else "",
+            }
+        )
+    return charts
+
+
+def marks(reader: RunReader) -> dict[str, Any]:
+    """What every chart marks along the steps: boundaries, findings and the journal."""
+    last, journal, boundaries = _last_step(reader), reader.journal(), reader.boundaries()
+    acts = [e for e in journal if e.action not in ("attach", "boundary")]
+    return {
+        "last": last,
+        "boundaries": binned([b.step for b in boundaries], [b.label or "boundary" for b in boundaries], last, 400),
+        "findings": [_finding_mark(event) for event in reader.finding_events() if event.event != "layers"],
+        "journal": binned([e.step for e in acts], [told(e) for e in acts], last),
+    }
+
+
+def timeline(reader: RunReader) -> list[dict[str, Any]]:
+    """Rows from top to bottom: one a condition (spans), one for boundaries, one a component of the journal (points)."""
+    last = _last_step(reader)
+    rows = [
+        {"label": condition, "kind": "finding", "spans": spans}
+        for condition, spans in finding_spans(reader.finding_events(), last).items()
+    ]
+    if boundaries := reader.boundaries():
+        points = binned([b.step for b in boundaries], [b.label or "boundary" for b in boundaries], last, 400)
+        rows.append({"label": "boundaries", "kind": "boundary", "points": points})
+    journal = [e for e in reader.journal() if e.action != "boundary"]
+    for component in dict.fromkeys(entry.component for entry in journal):
+        own = [e for e in journal if e.component == component]
+        points = binned([e.step for e in own], [told(e) for e in own], last, 240)
+        rows.append({"label": component, "kind": "journal", "points": points})
+    return rows
+
+
+def finding_spans(events: Sequence[FindingEvent], last: int) -> dict[str, list[dict[str, Any]]]:
+    """Condition -> when it stood and how bad it was, replayed from the events."""
+    spans: dict[str, list[dict[str, Any]]] = {}
+    standing: list[tuple[Finding, dict[str, Any]]] = []
+    for step, event, finding in events:
+        old = None if event == "appeared" else _continued(finding, standing)
+        start = finding.since_step if event == "appeared" else step
+        if old is not None:
+            standing.remove(old)
+            old[1]["to"] = step
+        if event != "gone":
+            span = {"from": min(start, step), "to": last, "severity": finding.severity, "text": _said(finding)}
+            spans.setdefault(finding.condition, []).append(span)
+            standing.append((finding, span))
+    return spans
+
+
+def told(entry: JournalEntry) -> str:
+    """One line for one thing that was done."""
+    change = f" ({figure(entry.before)} → {figure(entry.after)})" if (entry.before, entry.after) != (None, None) else ""
+    where = f" {entry.where}" if entry.where else ""
+    why = f": {entry.why}" if entry.why else ""
+    return f"{entry.component} {entry.action}{where}{change}{why}"
+
+
+def _continued(finding: Finding, standing: list) -> Any:
+    same = [pair for pair in standing if pair[0].condition == finding.condition]
+    exact = [pair for pair in same if set(pair[0].layers) == set(finding.layers)]
+    shared = [pair for pair in same if set(pair[0].layers) & set(finding.layers)]
+    return next(iter(exact + shared), None)
+
+
+def _said(finding: Finding) -> str:
+    return f"{finding.severity}{within(finding.layers)}: {finding.evidence.get('text', '')}".rstrip(": ")
+
+
+def _finding_mark(event: FindingEvent) -> dict[str, Any]:
+    word = {"appeared": "appears", "severity": f"is now {event.finding.severity}", "gone": "is gone"}[event.event]
+    f = event.finding
+    at = f.since_step if event.event == "appeared" else event.step
+    severity = "gone" if event.event == "gone" else f.severity
+    return {"step": at, "severity": severity, "text": f"{f.condition} {word}{within(f.layers)}"}
+
+
+def _last_step(reader: RunReader) -> int:
+    ends = [line[-1][0] for layers in reader.vitals().values() for line in layers.values() if line]
+    marked = [e.step for e in reader.journal()] + [b.step for b in reader.boundaries()]
+    return max([reader.meta.steps, 1, *ends, *marked])
+
+
+def _colours(vitals: Mapping[str, Mapping[str, Points]]) -> dict[str, int]:
+    layers = dict.fromkeys(layer for own in vitals.values() for layer in own)
+    return {layer: i for i, layer in enumerate(layers)}
+
+
+def _line(layer: str, points: Points, colour: int, most: int, log: bool) -> dict[str, Any]:
+    kept = thinned(points, most)
+    drawn = [v if v is not None and math.isfinite(v) and (v > 0 or not log) else None for _, v in kept]
+    infinite = [step for step, v in points if v is not None and math.isinf(v)]
+    return {
+        "layer": layer,
+        "colour": colour,
+        "x": [step for step, _ in kept],
+        "y": [None if v is None else float(f"{v:.6g}") for v in drawn],
+        "infinite": infinite[:200],
+    }
+
+
+def _summary(layer: str, points: Points) -> list[str]:
+    known = [v for _, v in points if v is not None]
+    if not known:
+        return [layer, "-", "-", "-", "-", f"0 of {len(points):,}"]
+    shown = [figure(float(f(known))) for f in (lambda v: v[0], lambda v: v[-1], min, max)]
+    return [layer, *shown, f"{len(known):,} of {len(points):,}"]
+
+
+def _notes(layers: Mapping[str, Points], log: bool, most: int) -> list[str]:
+    values = [v for line in layers.values() for _, v in line]
+    counts = {
+        "could not be measured (gaps)": sum(v is None for v in values),
+        "infinite (crosses)": sum(v is not None and math.isinf(v) for v in values),
+        "zero, which a logarithmic axis cannot show": sum(v == 0 for v in values) if log else 0,
+    }
+    notes = [f"{n:,} of {len(values):,} values {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
+    notes = [note.replace("are could", "could").replace("is could", "could") for note in notes]
+    if any(len(line) > most for line in layers.values()):
+        notes.append(f"lines are thinned to {most:,} points that keep every peak; the record has them all")
+    return notes
+
+
+def _reading(name: str, layer: str, points: Points) -> str:
+    known = [v for _, v in points if v is not None]
+    if not known:
+        return f"{name} could not be measured."
+    return f"{name} of {layer}: {figure(float(known[0]))} at first, {figure(float(known[-1]))} at the end."
