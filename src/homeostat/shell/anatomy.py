@@ -45,6 +45,7 @@ class Anatomy:
     Args:
         network, ward, monitor: of the same patient; they are told what is found.
         not_measured: takes (what, why).
+        on_known: called when the network is known, so that hooks can go on before its layers are reached.
 
     Attributes:
         waiting: the model has not been called yet.
@@ -53,9 +54,15 @@ class Anatomy:
     """
 
     def __init__(
-        self, network: Network, ward: Ward, monitor: Monitor, not_measured: Callable[[str, str], None]
+        self,
+        network: Network,
+        ward: Ward,
+        monitor: Monitor,
+        not_measured: Callable[[str, str], None],
+        on_known: Callable[[], None] = lambda: None,
     ) -> None:
         self._network, self._ward, self._monitor, self._tell = network, ward, monitor, not_measured
+        self._on_known = on_known
         self._handle: Any = None
         self._since = network.step
         self.waiting = True
@@ -121,3 +128,4 @@ class Anatomy:
             norms=norm_parameters(self._network.model),
         )
         self._ward.settle(site)
+        self._on_known()

@@ -36,6 +36,7 @@ class Cadence:
         self._fixed = {name: step for name, step in (fixed or {}).items() if name in self._tier}
         self._every = dict(_START)
         self._costs: dict[str, deque[float]] = {}
+        self._warm = False
         self._base: deque[float] = deque(maxlen=_RECENT)
 
     def every(self, name: str) -> int:
@@ -66,6 +67,9 @@ class Cadence:
         Returns:
             Whether a cadence changed.
         """
+        if not self._warm:
+            self._warm = True  # the first sample also pays for first-time work inside torch
+            return False
         for name, seconds in costs.items():
             self._costs.setdefault(name, deque(maxlen=_RECENT)).append(seconds)
         self._base.append(base)

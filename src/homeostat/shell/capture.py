@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from homeostat.shell.graph import Tap
+
 MAX_ROWS = 4096
 """Samples kept per layer and step; more add nothing to a vital and cost memory."""
-
-
-class TapLike(Protocol):
-    """Where and how to read the units of a layer (made by the unit graph)."""
-
-    module: str
-    position: str
-
-    def read(self, value: Any) -> Tensor | None:
-        """The captured input or output as [N, H], or None when it has no such form."""
 
 
 def spent(*args: object, **kwargs: object) -> None:
@@ -29,15 +21,15 @@ def spent(*args: object, **kwargs: object) -> None:
 class TapHook:
     """A forward hook on one module, bound to that very module: a deep copy or a pickle of it captures nothing."""
 
-    def __init__(self, module: nn.Module, sink: list[Any], position: str) -> None:
-        self.module, self.sink, self.position = module, sink, position
+    def __init__(self, module: nn.Module, tap: Tap, sink: list[Tensor]) -> None:
+        self.module, self.tap, self.sink = module, tap, sink
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if module is not self.module or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        value = output if self.position == "output" else (inputs[0] if inputs else None)
-        if isinstance(value, Tensor):
-            self.sink.append(value.detach())
+        rows = self.tap.units(self.tap.read(args, kwargs, output).detach())
+        if len(rows):
+            self.sink.append(rows[:MAX_ROWS].clone())  # a copy: in-place operations may follow
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return spent
@@ -57,9 +49,9 @@ class Capture:
     Only forward passes with gradients enabled count: evaluation and acting under `no_grad` are not the training step.
     """
 
-    def __init__(self, model: nn.Module, taps: Mapping[str, TapLike]) -> None:
+    def __init__(self, model: nn.Module, taps: Mapping[str, Tap]) -> None:
         self._model, self.taps = model, dict(taps)
-        self._sinks: dict[str, list[Any]] = {}
+        self._sinks: dict[str, list[Tensor]] = {}
         self._handles: list[Any] = []
         self.installed: frozenset[str] = frozenset()
 
@@ -77,9 +69,9 @@ class Capture:
             if (module := modules.get(tap.module)) is None:
                 continue
             sink = self._sinks.setdefault(layer, [])
-            hook = TapHook(module, sink, tap.position)
-            add = module.register_forward_hook if tap.position == "output" else module.register_forward_pre_hook
-            self._handles.append(add(hook))  # type: ignore[arg-type]
+            hook = TapHook(module, tap, sink)
+            add = module.register_forward_hook if tap.side == "output" else module.register_forward_pre_hook
+            self._handles.append(add(hook, with_kwargs=True))  # type: ignore[arg-type]
         self.installed = wanted
 
     def remove(self) -> None:
@@ -90,10 +82,7 @@ class Capture:
 
     def take(self) -> dict[str, Tensor]:
         """Layer -> unit outputs [N, H] of this step's forward passes, joined; layers not reached are absent."""
-        captured: dict[str, Tensor] = {}
-        for layer, sink in self._sinks.items():
-            parts = [part for value in sink if (part := self.taps[layer].read(value)) is not None and len(part)]
+        captured = {k: (v[0] if len(v) == 1 else torch.cat(v)[:MAX_ROWS]) for k, v in self._sinks.items() if v}
+        for sink in self._sinks.values():
             sink.clear()
-            if parts:
-                captured[layer] = (parts[0] if len(parts) == 1 else torch.cat(parts))[:MAX_ROWS]
         return captured

@@ -130,7 +130,7 @@ class Engine:
         ward = Ward(network, self.settings.seed, self.settings.dry_run, self.tell)
         ward.strict = self.strict
         monitor = Monitor(network, self._vitals, cadence, self.not_measured, make)
-        anatomy = Anatomy(network, ward, monitor, self.not_measured)
+        anatomy = Anatomy(network, ward, monitor, self.not_measured, lambda: self._schedule(patient, network.step))
         patient = Patient(network, monitor, ward, regulators(self.settings.controllers, ward), anatomy)
         for treatment in self.settings.treatments:
             ward.add(treatment)
@@ -370,7 +370,8 @@ class Engine:
     def _progress(self) -> None:
         wall = self.wall_seconds
         with self.survive("record"):
-            self.record.progress(self.steps, wall, (self.spent + self.setup) / wall if wall > 0 else 0.0)
+            spent = self.spent + self.setup + sum(p.anatomy.seconds for p in self.patients)
+            self.record.progress(self.steps, wall, spent / wall if wall > 0 else 0.0)
 
     @contextlib.contextmanager
     def survive(self, what: str):

@@ -15,7 +15,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.readings import Probe
 from homeostat.shell.network import Network
 
-LossFunction = Callable[[Any, Any], Tensor]
+LossFunction = Callable[[Any, Any], Any]
 
 
 class ProbeMaker:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homeostat.core.errors import BadSetting, UnknownName
 
 if TYPE_CHECKING:
-    from homeostat.core.component import Component
+    from homeostat.core.component import Component, build, components, find
     from homeostat.core.controller import Controller
     from homeostat.core.treatment import Treatment
     from homeostat.core.vital import Vital
@@ -33,7 +33,7 @@ class Settings:
     """The settings of one run, checked when made.
 
     Args:
-        vitals: "default", "all", or the names of the vitals to measure.
+        vitals: "default", "all", or the names of the vitals to measure (none: a treated run that is not measured).
         treatments: applied from the first step on, each name once.
         controllers: each turns "lr" or a knob of one of `treatments`.
         auto: the closed loop chooses treatments by itself.
@@ -75,7 +75,8 @@ class Settings:
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise BadSetting(f"treatment {repeated[0]!r} is named twice: give it once, with every setting")
         for controller in self.controllers:
-            _check_controller(controller, self.treatments)
+            every = [cls() for cls in components("treatment").values()] if self.auto else []
+            _check_controller(controller, (*self.treatments, *every))
 
     @classmethod
     def parse(
@@ -120,7 +121,7 @@ class Settings:
 
     def selected_vitals(self) -> tuple[Vital, ...]:
         """The vitals asked for, made, in order of name (or in the order named)."""
-        from homeostat.core.component import components, find
+        from homeostat.core.component import Component, build, components, find
 
         if not isinstance(self.vitals, str):
             return tuple(find("vital", name)() for name in self.vitals)
@@ -180,16 +181,14 @@ def _vital_names(vitals: str | Iterable[str]) -> str | tuple[str, ...]:
     """The words "default" and "all" as they are; names resolved to how the registry spells them, each once."""
     if isinstance(vitals, str) and vitals in ("default", "all"):
         return vitals
-    from homeostat.core.component import find
+    from homeostat.core.component import Component, build, components, find
 
     given = (vitals,) if isinstance(vitals, str) else tuple(vitals)
-    if not given:
-        raise BadSetting("vitals: name at least one, or say default or all")
     return tuple(dict.fromkeys(find("vital", name).name for name in given))
 
 
 def _build(kind: str, text: str) -> Any:
-    from homeostat.core.component import build
+    from homeostat.core.component import Component, build, components, find
 
     return build(kind, text)
 
@@ -198,7 +197,7 @@ def _treatment(text: str) -> Treatment:
     try:
         return _build("treatment", text)
     except UnknownName as error:
-        from homeostat.core.component import components
+        from homeostat.core.component import Component, build, components, find
 
         if text.partition(":")[0].strip() == error.name:
             raise UnknownName("treatment", error.name, [*components("treatment"), AUTO]) from None
@@ -206,8 +205,8 @@ def _treatment(text: str) -> Treatment:
 
 
 def _check_controller(controller: Controller, treatments: tuple[Treatment, ...]) -> None:
-    """Its vital exists and its knob belongs to the learning rate or to a treatment of this run."""
-    from homeostat.core.component import find
+    """Its vital exists and its knob belongs to the learning rate or to a treatment that this run has or may get."""
+    from homeostat.core.component import Component, build, components, find
 
     vital = controller.vital.partition("@")[0]
     if not vital:

@@ -1,0 +1,128 @@
+"""One arm of the demo: a small network on a changing problem, through the same `attach` that everybody uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import homeostat
+from homeostat.core.finding import Finding, JournalEntry
+from homeostat.streams import PermutedLabels
+
+ARMS = {"untreated": (), "closed loop": ("auto",)}
+"""Arm -> treatments given to `attach`."""
+CONTROLLER = "hysteresis:vital=dormant-units,knob=l2-init.strength,every=50"
+HIDDEN = 100
+LEARNING_RATE = 3e-3
+EPOCHS = 3
+LATE = 10
+"""Tasks at the end over which accuracy is averaged."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an arm tells after each task.
+
+    Args:
+        arm, seed, task: where it is; `tasks` in all.
+        accuracy: on the whole task at its end.
+        vitals: vital -> worst layer's latest value.
+        findings: the present ones.
+        news: journal entries since the last message.
+        done: this was the seed's last task.
+        record: the record's file, when it is kept.
+        error: what went wrong, if the arm died.
+    """
+
+    arm: str
+    seed: int = 0
+    task: int = 0
+    tasks: int = 0
+    accuracy: float = float("nan")
+    vitals: dict[str, float] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    news: list[JournalEntry] = field(default_factory=list)
+    done: bool = False
+    record: str = ""
+    error: str = ""
+
+
+def run_arm(arm: str, seeds: int, tasks: int, folder: Path | None, tell: Callable[[Progress], None]) -> None:
+    """Train one arm on every seed in turn. The record of seed 0 is kept in `folder`."""
+    torch.set_num_threads(1)
+    for seed in range(seeds):
+        for progress in _run_seed(arm, seed, tasks, folder if seed == 0 else None):
+            tell(progress)
+
+
+def run_arm_in_process(arm: str, seeds: int, tasks: int, folder: Path | None, queue: Any) -> None:
+    """`run_arm` in a process of its own; whatever goes wrong is told, not lost."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        run_arm(arm, seeds, tasks, folder, queue.put)
+    except KeyboardInterrupt:
+        pass
+    except BaseException as error:
+        queue.put(Progress(arm, error=f"{type(error).__name__}: {error}"))
+
+
+def _run_seed(arm: str, seed: int, tasks: int, folder: Path | None) -> Iterator[Progress]:
+    torch.manual_seed(seed)
+    stream = PermutedLabels(tasks=tasks, epochs=EPOCHS, seed=seed)
+    model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    treated = bool(ARMS[arm])
+    with homeostat.attach(
+        model,
+        optimizer,
+        treatments=ARMS[arm],
+        controllers=(CONTROLLER,) if treated else (),
+        record=folder,
+        seed=seed,
+        every=50,
+    ) as run:
+        heard = 0
+        for task in range(tasks):
+            if task:
+                run.boundary(f"task {task}")
+            for step in range(stream.starts[task], stream.starts[task + 1]):
+                inputs, targets = stream.batch(step)
+                loss = nn.functional.cross_entropy(model(inputs.flatten(1)), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            journal = run.journal()
+            yield Progress(
+                arm,
+                seed,
+                task,
+                tasks,
+                _accuracy(model, *stream.whole(task)),
+                _worst(run),
+                run.findings(),
+                journal[heard:],
+                task == tasks - 1,
+                str(run.path or ""),
+            )
+            heard = len(journal)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float((model(inputs.flatten(1)).argmax(1) == targets).float().mean())
+
+
+def _worst(run: homeostat.Run) -> dict[str, float]:
+    """The sickest layer's latest value of the vitals that matter here."""
+    vitals, found = run.vitals(), {}
+    for name, pick in (("dormant-units", max), ("effective-rank", min)):
+        latest = [points[-1][1] for points in vitals.get(name, {}).values() if points[-1][1] is not None]
+        if latest:
+            found[name] = pick(latest)
+    return found

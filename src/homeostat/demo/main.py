@@ -1,0 +1,141 @@
+"""Runs the demo: two processes train, this one watches, counts and writes the report."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import queue as queues
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from homeostat.core.errors import BadSetting, HomeostatError
+from homeostat.demo.arm import ARMS, EPOCHS, LATE, Progress, run_arm_in_process
+from homeostat.demo.screen import ArmState, live_view, outcome_table
+from homeostat.record import open_record
+from homeostat.report import write_report
+from homeostat.studies.verdict import interval
+
+SEEDS = 5
+TASKS = 40
+
+
+class DemoFailed(HomeostatError):
+    """An arm of the demo ended with an error."""
+
+
+def main(
+    *,
+    seeds: int = SEEDS,
+    tasks: int = TASKS,
+    report: Path | str = "homeostat-report.html",
+    folder: Path | str = "homeostat-runs",
+    as_json: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train untreated and under the closed loop, side by side, and compare.
+
+    Args:
+        seeds: runs of each arm, at least 2 for an interval.
+        tasks: how often the labels are permuted anew; more than the last ten that are averaged.
+        report: where the page about the treated run goes.
+        folder: where the records of both arms' first seed go.
+        as_json: print one JSON object instead of tables.
+        console: where to print.
+
+    Returns:
+        The outcome as `--json` prints it.
+
+    Raises:
+        BadSetting: too few seeds or tasks.
+        DemoFailed: an arm died; its own words.
+    """
+    if seeds < 2 or tasks <= LATE:
+        raise BadSetting(f"the demo needs at least 2 seeds and more than {LATE} tasks, got {seeds} and {tasks}")
+    console = console or Console()
+    began = time.monotonic()
+    arms = [ArmState(name, seeds, tasks) for name in ARMS]
+    if not as_json:
+        console.print(
+            f"A 64-100-100-10 network reads handwritten digits. Every {EPOCHS} passes the names of the digits are "
+            f"exchanged, {tasks} times.\nLeft, nobody intervenes. Right, Homeostat measures, treats and checks."
+        )
+    quiet = Console(quiet=True) if as_json else console
+    with Live(live_view(arms, quiet.width), console=quiet, refresh_per_second=4) as live:
+        for progress in _messages(seeds, tasks, Path(folder)):
+            if progress.error:
+                raise DemoFailed(f"the arm {progress.arm!r} ended with {progress.error}")
+            next(a for a in arms if a.name == progress.arm).hear(progress)
+            live.update(live_view(arms, quiet.width))
+    outcome = _outcome(arms, time.monotonic() - began)
+    with open_record(Path(arms[-1].record)) as record:
+        outcome["report"] = str(write_report(record, Path(report), title="Homeostat demo: the closed loop"))
+    _print(outcome, arms, console, as_json)
+    return outcome
+
+
+def _messages(seeds: int, tasks: int, folder: Path) -> Iterator[Progress]:
+    """What the arms tell, until both are done; Ctrl-C and errors end the processes."""
+    context = multiprocessing.get_context("spawn")
+    channel: Any = context.Queue()
+    workers = [
+        context.Process(target=run_arm_in_process, args=(name, seeds, tasks, folder, channel), daemon=True)
+        for name in ARMS
+    ]
+    left = len(workers) * seeds * tasks
+    try:
+        for worker in workers:
+            worker.start()
+        while left:
+            try:
+                yield channel.get(timeout=1.0)
+                left -= 1
+            except queues.Empty:
+                dead = [w.exitcode for w in workers if w.exitcode not in (None, 0)]
+                if dead:
+                    raise DemoFailed(f"a training process ended with exit code {dead[0]}") from None
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _outcome(arms: list[ArmState], wall: float) -> dict[str, Any]:
+    late = {arm.name: arm.late() for arm in arms}
+    first, second = (late[arm.name] for arm in arms)
+    paired = [second[seed] - first[seed] for seed in sorted(first)]
+    low, high = interval(paired)
+    return {
+        "arms": {
+            name: {
+                "late_accuracy": fmean(v.values()),
+                "interval": list(interval(list(v.values()))),
+                "by_seed": list(v.values()),
+            }
+            for name, v in late.items()
+        },
+        "difference": {"mean": fmean(paired), "interval": [low, high], "seeds": len(paired)},
+        "records": {arm.name: arm.record for arm in arms},
+        "wall_seconds": round(wall, 1),
+    }
+
+
+def _print(outcome: dict[str, Any], arms: list[ArmState], console: Console, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome, indent=2))
+        return
+    difference = outcome["difference"]
+    low, high = difference["interval"]
+    caption = f"closed loop minus untreated, paired by seed: {difference['mean']:+.3f} (95% {low:+.3f} to {high:+.3f})"
+    rows = [
+        (name, arm["late_accuracy"], tuple(arm["interval"]), len(arm["by_seed"]))
+        for name, arm in outcome["arms"].items()
+    ]
+    console.print(outcome_table(rows, caption))
+    console.print(f"Took {outcome['wall_seconds']:.0f} s. The treated run, seed 1, as a page: {outcome['report']}")
+    console.print(f"Both records: {', '.join(outcome['records'].values())} (homeostat runs)", soft_wrap=True)
