@@ -1,0 +1,148 @@
+"""What studies of plasticity share: a small network, a pass through a stream of tasks, and how well each went."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+import homeostat
+from homeostat.core.treatment import Treatment
+from homeostat.streams.tasks import TaskStream
+from homeostat.vitals import dormant_fraction, effective_rank
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One arm: an ordinary network and optimizer, and what is different about them.
+
+    Args:
+        says: the difference, in words.
+        treatments: applied through `homeostat.attach`.
+        nonlinearity: of the hidden layers.
+        layer_norm: a LayerNorm before every nonlinearity.
+        dropout: share of hidden units dropped.
+        optimizer: makes the optimizer from the parameters and a learning rate.
+    """
+
+    says: str
+    treatments: tuple[Treatment, ...] = ()
+    nonlinearity: Callable[[], nn.Module] = nn.ReLU
+    layer_norm: bool = False
+    dropout: float = 0.0
+    optimizer: Callable[..., Optimizer] = Adam
+
+    def network(self, inputs: int, widths: Sequence[int], outputs: int) -> nn.Sequential:
+        """A multi-layer perceptron with torch's default initialisation, from torch's global generator."""
+        layers: list[nn.Module] = []
+        for before, width in zip((inputs, *widths), widths, strict=False):
+            layers += [nn.Linear(before, width), *([nn.LayerNorm(width)] if self.layer_norm else [])]
+            layers += [self.nonlinearity(), *([nn.Dropout(self.dropout)] if self.dropout else [])]
+        return nn.Sequential(*layers, nn.Linear((inputs, *widths)[-1], outputs))
+
+
+def l2(says: str, strength: float) -> Setup:
+    """Plain L2: `strength` * sum of squares added to the loss (Adam's own weight decay does exactly that)."""
+    return Setup(says, optimizer=partial(Adam, weight_decay=2 * strength))
+
+
+@dataclass
+class Course:
+    """How training went, task by task.
+
+    Args:
+        online: accuracy on each batch before it was learned from, averaged over the task.
+        end: accuracy on all items of the task at its end.
+        diverged: whether the loss was ever not finite; training then goes on, as it would for a user.
+    """
+
+    online: list[float] = field(default_factory=list)
+    end: list[float] = field(default_factory=list)
+    diverged: bool = False
+
+    def early(self, series: str, tasks: int) -> float:
+        """Mean over the first tasks."""
+        values = getattr(self, series)[:tasks]
+        return sum(values) / len(values)
+
+    def late(self, series: str, tasks: int) -> float:
+        """Mean over the last tasks."""
+        values = getattr(self, series)[-tasks:]
+        return sum(values) / len(values)
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    stream: TaskStream,
+    treatments: Iterable[Treatment] = (),
+    seed: int = 0,
+    after_task: Callable[[int], None] = lambda task: None,
+) -> Course:
+    """One pass through a stream of classification tasks with cross-entropy.
+
+    Treatments act through `homeostat.attach`, which refuses what it cannot treat; untreated networks are left bare.
+    """
+    course, treatments = Course(), tuple(treatments)
+    attached = (
+        homeostat.attach(model, optimizer, treatments=treatments, vitals=(), seed=seed, strict=True)
+        if treatments
+        else contextlib.nullcontext()
+    )
+    with attached as run:
+        for task in range(stream.count):
+            if run is not None and task:
+                run.boundary(f"task {task}")
+            course.online.append(_one_task(model, optimizer, stream, task, course))
+            course.end.append(accuracy(model, *stream.whole(task)))
+            after_task(task)
+    return course
+
+
+def _one_task(model: nn.Module, optimizer: Optimizer, stream: TaskStream, task: int, course: Course) -> float:
+    right = items = 0
+    for step in range(stream.starts[task], stream.starts[task + 1]):
+        inputs, targets = stream.batch(step)
+        outputs = model(inputs)
+        loss = nn.functional.cross_entropy(outputs, targets)
+        course.diverged |= not bool(torch.isfinite(loss))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        right += int((outputs.argmax(-1) == targets).sum())
+        items += len(targets)
+    return right / items
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Share of items the model gets right, in evaluation mode."""
+    model.eval()
+    right = (model(inputs).argmax(-1) == targets).double().mean().item()
+    model.train()
+    return right
+
+
+@torch.no_grad()
+def hidden(model: nn.Sequential, inputs: Tensor) -> list[Tensor]:
+    """Outputs of the nonlinearities, layer by layer [N, H], in evaluation mode."""
+    found, x = [], inputs
+    model.eval()
+    for module in model:
+        x = module(x)
+        if not isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout)):
+            found.append(x)
+    model.train()
+    return found
+
+
+def condition(model: nn.Sequential, inputs: Tensor) -> dict[str, float]:
+    """Dormant units (mean over hidden layers) and effective rank of the last hidden layer, on given items."""
+    layers = hidden(model, inputs)
+    dormant = torch.stack([dormant_fraction(layer) for layer in layers]).mean().item()
+    return {"dormant": dormant, "rank": effective_rank(layers[-1]).item()}

@@ -1,0 +1,94 @@
+"""Every study runs at smoke budget, and is written so that it can fail."""
+
+import math
+
+import pytest
+import torch
+
+from homeostat.core.component import components
+from homeostat.studies.harness import run_study
+from homeostat.studies.plasticity_probe import dead, gradient_rank, rank_correlation
+from homeostat.studies.training import Setup, accuracy, condition, hidden, l2, train
+
+STUDIES = components("study")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_smoke(name, tmp_path):
+    verdict = run_study(name, seeds=1, folder=tmp_path, progress=False)
+    study = STUDIES[name]()
+    assert set(verdict.per_seed["0"]) == set(study.arms)
+    assert verdict.verdict == "inconclusive", "one seed can decide nothing"
+    assert {m for arm in verdict.arms.values() for m in arm["measures"]}
+    again = run_study(name, seeds=1, folder=tmp_path / "again", progress=False)
+    assert repr(again.per_seed) == repr(verdict.per_seed), "the same seed gave other figures"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_what_it_claims_and_names_its_paper(name):
+    study = STUDIES[name]
+    assert study.claim and study.cite and study.entries and study.arms and study.expectations
+    assert set(study.budgets) == {"smoke", "paper"} and study.paper_seeds >= 5
+
+
+def test_the_network_is_what_the_setup_says():
+    plain = Setup("").network(4, (5, 6), 3)
+    assert [type(m).__name__ for m in plain] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    normed = Setup("", layer_norm=True, dropout=0.5, nonlinearity=torch.nn.Tanh).network(4, (5,), 3)
+    assert [type(m).__name__ for m in normed] == ["Linear", "LayerNorm", "Tanh", "Dropout", "Linear"]
+    assert normed(torch.rand(2, 4)).shape == (2, 3)
+
+
+def test_l2_adds_the_gradient_of_strength_times_square():
+    weight = torch.nn.Parameter(torch.tensor([3.0]))
+    weight.grad = torch.zeros(1)
+    optimizer = l2("", 0.1).optimizer([weight], lr=0.01)
+    optimizer.step()
+    assert optimizer.state[weight]["exp_avg"].item() == pytest.approx(0.1 * (2 * 0.1 * 3.0))
+
+
+def test_hidden_and_condition_see_dormant_units():
+    model = Setup("").network(3, (4,), 2)
+    with torch.no_grad():
+        model[0].bias[:3] = -1e6
+    layers = hidden(model, torch.rand(8, 3))
+    assert [tuple(layer.shape) for layer in layers] == [(8, 4)]
+    with torch.no_grad():
+        model[0].bias[3] = 1.0
+    assert condition(model, torch.rand(8, 3))["dormant"] == 0.75
+    assert dead(hidden(model, torch.rand(8, 3))[0]).item() == 0.75
+
+
+def test_training_learns_and_scores_before_it_learns():
+    from homeostat.streams import PermutedLabels
+
+    stream = PermutedLabels(tasks=2, epochs=4, items=300)
+    torch.manual_seed(0)
+    model = Setup("").network(64, (32,), 10)
+    course = train(model, torch.optim.Adam(model.parameters(), lr=3e-3), stream)
+    assert len(course.online) == len(course.end) == 2 and not course.diverged
+    assert course.end[1] == accuracy(model, *stream.whole(1)) > course.online[1]
+    assert course.early("end", 1) == course.end[0] and course.late("end", 1) == course.end[1]
+
+
+def test_rank_correlation_by_hand():
+    assert rank_correlation([1, 2, 3, math.nan], [1, 8, 27, 0]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+    assert math.isnan(rank_correlation([1, math.nan, math.nan], [1, 2, 3]))
+
+
+def test_gradient_rank_counts_directions():
+    from homeostat.core.draw import Draw
+    from homeostat.core.readings import Probe
+
+    inputs = torch.eye(6)[[0, 0, 1, 1, 2, 2]]
+    probe = Probe(
+        parameters={"w": torch.zeros(6, 2)},
+        inputs=inputs,
+        targets=torch.zeros(6, dtype=torch.long),
+        outputs=lambda p: inputs @ p["w"],
+        loss=lambda p: (inputs @ p["w"]).sum(),
+        draw=Draw(0),
+    )
+    assert gradient_rank(probe).item() == pytest.approx(3, rel=1e-4)
