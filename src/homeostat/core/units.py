@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ class Axis:
     dim: int
     owner: Tensor
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether index i belongs to unit i, all along."""
+        return torch.equal(self.owner, torch.arange(self.owner.numel(), device=self.owner.device))
+
     def spread(self, per_unit: Tensor, ndim: int, fill: float | bool = 0) -> Tensor:
         """Lay a value per unit out along the parameter's dimension, broadcastable over the parameter.
 
@@ -34,11 +40,13 @@ class Axis:
         Returns:
             [*R, 1, .., size, .., 1] with `size` at `dim`.
         """
-        owner = self.owner.to(per_unit.device)
-        laid = per_unit[..., owner.clamp(min=0)]
-        laid = torch.where(owner >= 0, laid, torch.as_tensor(fill, dtype=laid.dtype, device=laid.device))
+        laid = per_unit
+        if not self.plain or per_unit.shape[-1] != self.owner.numel():
+            owner = self.owner.to(per_unit.device)
+            laid = per_unit[..., owner.clamp(min=0)]
+            laid = torch.where(owner >= 0, laid, torch.as_tensor(fill, dtype=laid.dtype, device=laid.device))
         shape = [1] * ndim
-        shape[self.dim] = owner.numel()
+        shape[self.dim] = self.owner.numel()
         return laid.reshape(*per_unit.shape[:-1], *shape)
 
     def total(self, values: Tensor, ndim: int, width: int) -> Tensor:
@@ -46,6 +54,8 @@ class Axis:
         lead = values.ndim - ndim
         moved = values.movedim(lead + self.dim, lead)
         flat = moved.reshape(*moved.shape[:lead], moved.shape[lead], -1).sum(-1)
+        if self.plain and width == self.owner.numel():
+            return flat
         owner = self.owner.to(values.device)
         onehot = (owner[:, None] == torch.arange(width, device=values.device)).to(flat.dtype)
         return flat @ onehot

@@ -14,7 +14,7 @@ from homeostat.core.edits import Edit
 from homeostat.core.readings import Reading
 from homeostat.core.treatment import Stage, State, Treatment, View
 from homeostat.treatments.resets import kept, reset_edits, touched, treatable
-from homeostat.treatments.shapes import beside
+from homeostat.treatments.shapes import beside, check_every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class ReDo(Treatment):
     stage = Stage.UPDATE
     reads = frozenset({Reading.ACTIVATIONS})
     needs_units = True
-    trial: ClassVar[Mapping[str, Any]] = {"threshold": 0.1, "every": 6}
+    trial: ClassVar[Mapping[str, Any]] = {"threshold": 0.5, "every": 6}
     optimizer_state: ClassVar[str] = "moments cleared for the incoming and outgoing weights of recycled units"
 
     threshold: float = knob(
@@ -65,6 +65,10 @@ class ReDo(Treatment):
         source="arXiv:2302.12902",
     )
     every: int = option(1000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_every(self.name, self.every)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from homeostat.core.errors import BadSetting
 from homeostat.core.treatment import View
 
 
@@ -22,3 +23,13 @@ def beside(knob: Tensor, like: Tensor) -> Tensor:
 def statistic_dtype(like: Tensor) -> torch.dtype:
     """The dtype in which running statistics of a parameter are kept: never less than float32."""
     return torch.promote_types(like.dtype, torch.float32)
+
+
+def check_every(name: str, every: object) -> None:
+    """A cadence is a whole number of steps.
+
+    Raises:
+        BadSetting: it is not, or is below 1.
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise BadSetting(f"{name}.every must be a whole number of steps of at least 1, got {every!r}")

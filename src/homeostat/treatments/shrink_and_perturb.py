@@ -10,9 +10,9 @@ from torch import Tensor
 
 from homeostat.core.component import Cite, knob, option
 from homeostat.core.edits import Edit, SetValues
-from homeostat.core.errors import BadSetting, Refused
+from homeostat.core.errors import Refused
 from homeostat.core.treatment import Fresh, Stage, State, Treatment, View
-from homeostat.treatments.shapes import beside
+from homeostat.treatments.shapes import beside, check_every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,7 @@ class ShrinkAndPerturb(Treatment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.every, int) or self.every < 1:
-            raise BadSetting(f"{self.name}.every must be a whole number of steps of at least 1, got {self.every!r}")
+        check_every(self.name, self.every)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0

@@ -1,0 +1,170 @@
+"""A training run in miniature: one treatment at work through the real surgery, step by step and in the open."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from homeostat.core.draw import Draw
+from homeostat.core.edits import Edit
+from homeostat.core.treatment import Stage, State, Treatment, View
+from homeostat.shell import surgery
+from homeostat.testing.grid import Case, fresh_of, norms_of
+
+BOUNDARY_EVERY = 7
+
+
+def trial_of(treatment: Treatment) -> Treatment:
+    """The treatment with settings under which it acts within a few dozen steps."""
+    return replace(treatment, **treatment.trial)
+
+
+@dataclass(eq=False)
+class Event:
+    """One time the treatment acted: what it saw, what it asked for, what was there afterwards."""
+
+    before: View
+    edits: Sequence[Edit]
+    after: View
+
+
+@dataclass(eq=False)
+class Bench:
+    """Trains a network of the grid, treated or not.
+
+    Args:
+        case: the network.
+        treatment: None trains without.
+        adam: Adam, else SGD with momentum.
+        seed: of network and treatment.
+    """
+
+    case: Case
+    treatment: Treatment | None = None
+    adam: bool = True
+    seed: int = 0
+    step: int = 0
+    state: State = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model = self.case.build(self.seed)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        kind = (
+            torch.optim.Adam(parameters, lr=1e-2) if self.adam else torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+        )
+        self.optimizer: torch.optim.Optimizer = kind
+        self.fresh = fresh_of(self.model)
+        self.initial = {n: p.clone() for n, p in self.parameters().items()}
+        self.activations: dict[str, Tensor] = {}
+        self.outputs = torch.empty(0)
+        if self.treatment is not None:
+            self.knobs = self.treatment.knobs()
+            self.state = self.treatment.init(self.view(), self.knobs)
+            self.act(Stage.SURGERY)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Trainable parameters, detached (not copied)."""
+        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def view(self, copied: bool = False) -> View:
+        """What a treatment sees now."""
+        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.requires_grad and p.grad is not None}
+        view = View(
+            step=self.step,
+            parameters=self.parameters(),
+            buffers=dict(self.model.named_buffers()),
+            gradients=gradients,
+            initial=self.initial,
+            units=self.case.groups,
+            activations=dict(self.activations),
+            fresh=self.fresh,
+            norms=norms_of(self.model),
+            draw=Draw(self.seed, (self.treatment.name if self.treatment else "", self.step)),
+            learning_rate=1e-2,
+        )
+        return frozen(view) if copied else view
+
+    def train(self, steps: int) -> list[Event]:
+        """Take steps; the events of the treatment."""
+        return [event for _ in range(steps) for event in self.one_step()]
+
+    def one_step(self) -> Iterator[Event]:
+        """One step: forward, backward, gradient stage, update, after-update stage, now and then a boundary."""
+        self.step += 1
+        inputs, targets = self.case.data(self.step)
+        self.optimizer.zero_grad()
+        self.outputs = self.forward(inputs)
+        F.cross_entropy(self.outputs.float(), targets).backward()
+        yield from self.act(Stage.GRADIENT)
+        self.optimizer.step()
+        yield from self.act(Stage.UPDATE)
+        if self.step % BOUNDARY_EVERY == 0:
+            yield from self.act(Stage.BOUNDARY)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the network and keep its units' activations."""
+        handles = [
+            self.model.get_submodule(tap).register_forward_hook(self._keep(layer))
+            for layer, tap in self.case.taps.items()
+        ]
+        outputs = self.model(inputs)
+        for handle in handles:
+            handle.remove()
+        return outputs
+
+    def _keep(self, layer: str):
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
+            self.activations[layer] = output.detach().movedim(1, -1).reshape(-1, output.shape[1])
+
+        return hook
+
+    def act(self, stage: Stage) -> list[Event]:
+        """Plan and apply, if the treatment acts at this stage."""
+        if self.treatment is None or self.treatment.stage != stage:
+            return []
+        if stage in (Stage.GRADIENT, Stage.UPDATE) and not self.treatment.due(self.step):
+            return []
+        edits, self.state = self.treatment.plan(self.view(), self.state, self.knobs)
+        if not edits:
+            return []
+        before = self.view(copied=True)
+        surgery.apply(edits, self.model, [self.optimizer], component=self.treatment.name)
+        return [Event(before, edits, self.view(copied=True))]
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Every tensor of network and optimizer, copied."""
+        found = {f"model/{n}": v.clone() for n, v in self.model.state_dict().items()}
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        for parameter, state in self.optimizer.state.items():
+            found |= {f"{names[id(parameter)]}/{k}": torch.as_tensor(v).clone() for k, v in state.items()}
+        return found
+
+    def resumed(self, state: State) -> Bench:
+        """Another run that continues from this one's model and optimizer, and from a saved state."""
+        other = Bench(self.case, None, self.adam, self.seed)
+        other.model, other.optimizer = copy.deepcopy((self.model, self.optimizer))
+        other.step, other.treatment, other.state = self.step, self.treatment, state
+        other.initial = self.initial
+        if self.treatment is not None:
+            other.knobs = self.treatment.knobs()
+        return other
+
+
+def frozen(view: View) -> View:
+    """A view whose tensors are copies."""
+    tables = ("parameters", "buffers", "gradients", "initial", "activations")
+    return replace(
+        view, **{table: {n: t.detach().clone() for n, t in getattr(view, table).items()} for table in tables}
+    )
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> str:
+    """ "" when two sets of tensors are equal bit for bit, else which one is not."""
+    if first.keys() != second.keys():
+        return f"different names: {sorted(first.keys() ^ second.keys())[:3]}"
+    return next((n for n in first if not torch.equal(first[n], second[n])), "")
