@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 _ALWAYS_LOADED = frozenset(
-    "abc codecs encodings genericpath homeostat importlib io ntpath numpy os posixpath runpy site sitecustomize stat "
-    "sys torch types usercustomize zipimport".split()
+    "__init__ __main__ abc codecs encodings genericpath homeostat importlib io ntpath numpy os posixpath runpy site "
+    "sitecustomize stat sys torch types usercustomize zipimport".split()
 )
 """What every interpreter has loaded before a script starts (a script's file cannot win there), and what Homeostat and
 the script must share."""

@@ -185,7 +185,7 @@ class Session:
         record = self._record
         if record is None:
             record = self._new_record(None)
-            record.add_not_measured("every vital", _NO_TORCH)
+            record.add_not_measured("every vital", f"the script {_NO_TORCH}")
             record.close("finished")
         write_json(record, _with_rank(self._json_file, self.rank))
 
@@ -256,11 +256,10 @@ def _short(path: Path) -> str:
 
 
 def _check_writable(folder: Path) -> None:
-    """Made when it is not there. Asked before the script starts, because it would be a pity at its end."""
-    advice = "choose another place with --record DIR or --json FILE"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make the folder {folder} ({error.strerror}): {advice}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RecordError(f"cannot write to the folder {folder}: {advice}")
+    """Asked before the script starts, because it would be a pity at its end. Makes nothing yet."""
+    there = folder.resolve()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        why = "is in the way" if not there.is_dir() else "cannot be written to"
+        raise RecordError(f"cannot write into {folder}: {there} {why}; choose another place for --record or --json")
