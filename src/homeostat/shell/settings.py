@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homeostat.core.errors import BadSetting, UnknownName
 
 if TYPE_CHECKING:
-    from homeostat.core.component import Component, build, components, find
+    from homeostat.core.component import Component, components
     from homeostat.core.controller import Controller
     from homeostat.core.treatment import Treatment
     from homeostat.core.vital import Vital
@@ -75,8 +75,7 @@ class Settings:
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise BadSetting(f"treatment {repeated[0]!r} is named twice: give it once, with every setting")
         for controller in self.controllers:
-            every = [cls() for cls in components("treatment").values()] if self.auto else []
-            _check_controller(controller, (*self.treatments, *every))
+            _check_controller(controller, (*self.treatments, *(_every_treatment() if self.auto else ())))
 
     @classmethod
     def parse(
@@ -121,7 +120,7 @@ class Settings:
 
     def selected_vitals(self) -> tuple[Vital, ...]:
         """The vitals asked for, made, in order of name (or in the order named)."""
-        from homeostat.core.component import Component, build, components, find
+        from homeostat.core.component import components, find
 
         if not isinstance(self.vitals, str):
             return tuple(find("vital", name)() for name in self.vitals)
@@ -181,14 +180,20 @@ def _vital_names(vitals: str | Iterable[str]) -> str | tuple[str, ...]:
     """The words "default" and "all" as they are; names resolved to how the registry spells them, each once."""
     if isinstance(vitals, str) and vitals in ("default", "all"):
         return vitals
-    from homeostat.core.component import Component, build, components, find
+    from homeostat.core.component import find
 
     given = (vitals,) if isinstance(vitals, str) else tuple(vitals)
     return tuple(dict.fromkeys(find("vital", name).name for name in given))
 
 
+def _every_treatment() -> list[Treatment]:
+    from homeostat.core.component import components
+
+    return [cls() for cls in components("treatment").values()]
+
+
 def _build(kind: str, text: str) -> Any:
-    from homeostat.core.component import Component, build, components, find
+    from homeostat.core.component import build
 
     return build(kind, text)
 
@@ -197,7 +202,7 @@ def _treatment(text: str) -> Treatment:
     try:
         return _build("treatment", text)
     except UnknownName as error:
-        from homeostat.core.component import Component, build, components, find
+        from homeostat.core.component import components
 
         if text.partition(":")[0].strip() == error.name:
             raise UnknownName("treatment", error.name, [*components("treatment"), AUTO]) from None
@@ -206,7 +211,7 @@ def _treatment(text: str) -> Treatment:
 
 def _check_controller(controller: Controller, treatments: tuple[Treatment, ...]) -> None:
     """Its vital exists and its knob belongs to the learning rate or to a treatment that this run has or may get."""
-    from homeostat.core.component import Component, build, components, find
+    from homeostat.core.component import find
 
     vital = controller.vital.partition("@")[0]
     if not vital:
