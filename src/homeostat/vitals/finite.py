@@ -26,9 +26,13 @@ def non_finite(values: Tensor, replica_axes: int = 0) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class NonFinite(Vital):
     """Number of NaN and infinite entries per layer, over its weights, gradients and activations; the loss under
-    "network". Zero means that everything was looked at and is finite."""
+    "network". Zero means that everything was looked at and is finite.
 
-    cite = Cite("Micikevicius et al.", 2018, "Mixed Precision Training", "1710.03740", "section 3.2")
+    >>> NonFinite()(Readings(weights={"fc.weight": torch.tensor([1.0, float("inf"), float("nan")])}))["fc"]
+    tensor(2.)
+    """
+
+    cite = Cite("Micikevicius et al.", 2018, "Mixed Precision Training", "1710.03740")
     reads = frozenset({Reading.WEIGHTS, Reading.GRADIENTS, Reading.ACTIVATIONS, Reading.LOSS})
     range = (0.0, float("inf"))
     worse: ClassVar[Literal["higher", "lower", "neither"]] = "higher"

@@ -43,7 +43,7 @@ def update_ratio(
         layer -> [*R], at least 0, about 1e-3 in healthy training; NaN where the weights are all zero or an entry is not
         finite. Layers missing from either are left out.
 
-    Source: You, Gitman and Ginsburg (2017), arXiv:1708.03888, section 4 (the inverse of their ratio).
+    Source: You, Gitman and Ginsburg (2017), arXiv:1708.03888 (the inverse of their ratio).
     """
     below = layer_sums({name: weights[name] for name in updates if name in weights}, replica_axes)
     above = layer_sums({name: updates[name] for name in updates if name in weights}, replica_axes)
@@ -59,6 +59,9 @@ class GradientNorm(Vital):
     """Euclidean norm of each layer's gradient as the optimizer saw it: `gradient_norm`.
 
     Parts that are combined hold different parameters (shards); micro-batches are already summed in the gradient.
+
+    >>> GradientNorm()(Readings(gradients={"fc.weight": torch.tensor([3.0]), "fc.bias": torch.tensor([4.0])}))["fc"]
+    tensor(5., dtype=torch.float64)
     """
 
     cite = Cite(
@@ -80,7 +83,12 @@ class GradientNorm(Vital):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateRatio(Vital):
-    """Norm of a layer's update over the norm of its weights: `update_ratio`."""
+    """Norm of a layer's update over the norm of its weights: `update_ratio`.
+
+    >>> w = torch.ones(4, 4)
+    >>> UpdateRatio()(Readings(weights={"fc.weight": w}, updates={"fc.weight": 0.5 * w}))["fc"]
+    tensor(0.5000, dtype=torch.float64)
+    """
 
     cite = Cite("You, Gitman and Ginsburg", 2017, "Large Batch Training of Convolutional Networks", "1708.03888")
     reads = frozenset({Reading.UPDATES, Reading.WEIGHTS})

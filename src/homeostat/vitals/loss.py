@@ -20,6 +20,9 @@ class Loss(Vital):
     """What backward() was called on since the last step, [*R]; the mean over combined parts (ranks, steps of a window).
 
     Missing when it is not finite: the vital `non-finite` says so.
+
+    >>> Loss()(Readings(loss=torch.tensor(0.25)))["network"]
+    tensor(0.2500)
     """
 
     cite = Cite("Robbins and Monro", 1951, "A Stochastic Approximation Method", "", "Annals of Mathematical Statistics")

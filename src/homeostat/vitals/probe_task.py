@@ -53,12 +53,12 @@ def plasticity(
         around: "outputs" or "zero", see above.
 
     Returns:
-        [] in (-inf, 1]: 1 fits perfectly, 0 has learnt nothing, negative is worse. NaN for fewer than 2 samples, targets
-        without variance (all inputs equal), no parameters, or a fit that is not finite.
+        [] in (-inf, 1]: 1 fits perfectly, 0 has learnt nothing, negative is worse. NaN for fewer than 2 samples,
+        targets without variance (all inputs equal), no parameters, or a fit that is not finite.
 
     Cost: draws * steps * (forward + backward on the probe batch). Deterministic in `probe.draw`.
 
-    Source: Lyle et al. (2023), arXiv:2303.01486, section 3.
+    Source: Lyle et al. (2023), arXiv:2303.01486.
     """
     keys = [probe.draw.at("plasticity", i) for i in range(draws)]
     with torch.no_grad():
@@ -78,7 +78,8 @@ def fresh_targets(probe: Probe, kind: str, frequency: float, draw: Draw) -> Tens
         like = precise(_columns(probe.outputs(probe.parameters)))
     if kind == "noise" or not probe.inputs.is_floating_point():
         return draw.normal("targets", like)
-    x = precise(probe.inputs.detach()).reshape(len(probe.inputs), -1)
+    x = precise(probe.inputs.detach())
+    x = x.flatten(1) if x.ndim > 1 else x[:, None]
     x = x / x.square().mean().sqrt()
     first = draw.normal("first", x.new_empty(x.shape[1], 64)) * (2 / max(x.shape[1], 1)) ** 0.5
     second = draw.normal("second", x.new_empty(64, like.shape[1])) * (2 / 64) ** 0.5
@@ -116,10 +117,11 @@ def _gradient(probe: Probe, named: Callable[[Tensor], Parameters], flat: Tensor,
 
 
 def _adam(flat: Tensor, gradient: Tensor, memory: Tensor, t: int, rate: float) -> tuple[Tensor, Tensor]:
-    decay = torch.tensor([[0.9], [0.999]], dtype=flat.dtype, device=flat.device)
-    memory = decay * memory + (1 - decay) * torch.stack([gradient, gradient.square()])
-    mean, square = (memory / (1 - decay**t)).unbind()
-    return flat - rate * mean / (square.sqrt() + 1e-8), memory
+    mean, square = memory.unbind()
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient.square()
+    size = (square / (1 - 0.999**t)).sqrt_().add_(1e-8)
+    return flat - (rate / (1 - 0.9**t)) * mean / size, torch.stack([mean, square])
 
 
 def _sgd(flat: Tensor, gradient: Tensor, memory: Tensor, t: int, rate: float) -> tuple[Tensor, Tensor]:
@@ -141,9 +143,15 @@ class Plasticity(Vital):
         frequency: factor inside the sine of the targets.
         draws: targets averaged over.
         around: what the targets are added to, the network's present "outputs" or "zero".
+
+    >>> from homeostat.core.draw import Draw
+    >>> x = torch.eye(2)
+    >>> probe = Probe({"w": torch.ones(2)}, x, x, lambda p: x * p["w"], lambda p: (x * p["w"]).square().sum(), Draw(0))
+    >>> float(Plasticity()(Readings(probe=probe))["network"]) <= 1
+    True
     """
 
-    cite = Cite("Lyle et al.", 2023, "Understanding Plasticity in Neural Networks", "2303.01486", "section 3")
+    cite = Cite("Lyle et al.", 2023, "Understanding Plasticity in Neural Networks", "2303.01486")
     entries = ("plasticity-probe",)
     reads = frozenset({Reading.PROBE})
     range = (float("-inf"), 1.0)

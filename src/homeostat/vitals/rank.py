@@ -52,7 +52,7 @@ def srank(features: Tensor, delta: float = 0.01) -> Tensor:
     Returns:
         [*R], a whole number in 1..min(N, H), lower is worse; NaN as for `effective_rank`.
 
-    Source: Kumar, Agarwal, Ghosh and Levine (2021), arXiv:2010.14498, section 3, delta = 0.01.
+    Source: Kumar, Agarwal, Ghosh and Levine (2021), arXiv:2010.14498, with delta = 0.01.
     """
     return _srank(singular_values(features), delta)
 
@@ -137,7 +137,13 @@ class SpectralVital(ActivationVital, abstract=True):
 
 @dataclass(frozen=True, kw_only=True)
 class EffectiveRank(SpectralVital):
-    """Exponential of the entropy of the layer's normalised singular values: `effective_rank`."""
+    """Exponential of the entropy of the layer's normalised singular values: `effective_rank`.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.eye(8).repeat(4, 1)
+    >>> EffectiveRank()(Readings(activations={"fc1": h}))["fc1"].round(decimals=6)
+    tensor(8., dtype=torch.float64)
+    """
 
     cite = Cite("Roy and Vetterli", 2007, "The effective rank: a measure of effective dimensionality", "", "EUSIPCO")
 
@@ -151,10 +157,15 @@ class SRank(SpectralVital):
 
     Settings:
         delta: share of the sum that may be left out.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.eye(8).repeat(4, 1)
+    >>> SRank()(Readings(activations={"fc1": h}))["fc1"].round(decimals=6)
+    tensor(8., dtype=torch.float64)
     """
 
     name = "srank"
-    cite = Cite("Kumar, Agarwal, Ghosh and Levine", 2021, "Implicit Under-Parameterization", "2010.14498", "section 3")
+    cite = Cite("Kumar, Agarwal, Ghosh and Levine", 2021, "Implicit Under-Parameterization", "2010.14498")
     default = False
     delta: float = knob(0.01, high=1.0, unit="share of the sum", source="Kumar et al. (2021)")
 
@@ -164,7 +175,13 @@ class SRank(SpectralVital):
 
 @dataclass(frozen=True, kw_only=True)
 class StableRank(SpectralVital):
-    """Squared Frobenius norm over squared spectral norm of the layer's features: `stable_rank`."""
+    """Squared Frobenius norm over squared spectral norm of the layer's features: `stable_rank`.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.eye(8).repeat(4, 1)
+    >>> StableRank()(Readings(activations={"fc1": h}))["fc1"].round(decimals=6)
+    tensor(8., dtype=torch.float64)
+    """
 
     cite = Cite("Rudelson and Vershynin", 2007, "Sampling from large matrices", "math/0503442", "section 1")
     default = False

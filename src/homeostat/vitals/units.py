@@ -35,7 +35,7 @@ def dormant_fraction(activations: Tensor, tau: float = 0.025) -> Tensor:
     Returns:
         [*R], 0..1, higher is worse; NaN when there is no sample or an activation is not finite.
 
-    Source: Sokar, Agarwal, Castro and Evci (2023), arXiv:2302.12902, equation 1 and definition 3.1.
+    Source: Sokar, Agarwal, Castro and Evci (2023), arXiv:2302.12902, equation 1.
     """
     return known(_dormant(_magnitude(activations), tau), sample_count(activations) > 0)
 
@@ -165,6 +165,11 @@ class DormantUnits(ActivationVital):
 
     Settings:
         tau: threshold on the score.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.ones(64, 1) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    >>> DormantUnits()(Readings(activations={"fc1": h}, nonlinearity={"fc1": "relu"}))["fc1"]
+    tensor(0.2500)
     """
 
     cite = Cite(
@@ -186,7 +191,13 @@ class DormantUnits(ActivationVital):
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveUnits(ActivationVital):
-    """Share of units with a positive mean activation (FAU): `active_fraction`. Missing where one goes negative."""
+    """Share of units with a positive mean activation (FAU): `active_fraction`. Missing where one goes negative.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.ones(64, 1) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    >>> ActiveUnits()(Readings(activations={"fc1": h}, nonlinearity={"fc1": "relu"}))["fc1"]
+    tensor(0.7500)
+    """
 
     cite = Cite(
         "Ma et al.", 2023, "Revisiting Plasticity in Visual RL: Data, Modules and Training Stages", "2310.07418"
@@ -207,7 +218,13 @@ class ActiveUnits(ActivationVital):
 
 @dataclass(frozen=True, kw_only=True)
 class DeadUnits(ActivationVital):
-    """Share of units that no input of the batch moves: `dead_fraction`."""
+    """Share of units that no input of the batch moves: `dead_fraction`.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.ones(64, 1) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    >>> DeadUnits()(Readings(activations={"fc1": h}, nonlinearity={"fc1": "relu"}))["fc1"]
+    tensor(0.2500)
+    """
 
     min_samples: int = knob(16, low=2, unit="samples", integer=True, source="as for the other counts of units")
 
@@ -233,6 +250,11 @@ class SaturatedUnits(ActivationVital):
     Settings:
         threshold: relative derivative at or below which a sample counts as flat.
         share: share of flat samples from which on a unit counts as saturated.
+
+    >>> from homeostat.core.readings import Readings
+    >>> h = torch.ones(64, 1) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    >>> SaturatedUnits()(Readings(activations={"fc1": h}, nonlinearity={"fc1": "relu"}))["fc1"]
+    tensor(0.2500)
     """
 
     cite = Cite(

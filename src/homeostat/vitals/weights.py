@@ -31,7 +31,11 @@ def weight_norm(weights: Mapping[str, Tensor], replica_axes: int = 0) -> dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class WeightNorm(Vital):
-    """Euclidean norm of each layer's parameters: `weight_norm`. Parts that are combined hold different parameters."""
+    """Euclidean norm of each layer's parameters: `weight_norm`. Parts that are combined hold different parameters.
+
+    >>> WeightNorm()(Readings(weights={"fc.weight": torch.ones(4, 4)}))["fc"]
+    tensor(4., dtype=torch.float64)
+    """
 
     cite = Cite("Lyle et al.", 2024, "Disentangling the Causes of Plasticity Loss in Neural Networks", "2402.18762")
     reads = frozenset({Reading.WEIGHTS})

@@ -1,0 +1,164 @@
+"""Readings to check vitals on: a healthy step, degenerate and awkward versions of it, and ways to take it apart.
+
+The step is of a small network 6 -> fc1 (ReLU) -> fc2 (tanh) -> head, drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from homeostat.core.draw import Draw
+from homeostat.core.readings import Probe, Readings, layer_of
+
+Tensors = dict[str, Tensor]
+
+
+def readings(
+    seed: int = 0, samples: int = 48, widths: tuple[int, int] = (12, 7), dtype: torch.dtype = torch.float32
+) -> Readings:
+    """A healthy training step, solo.
+
+    Args:
+        seed: everything is drawn from it.
+        samples: N, the batch size.
+        widths: units of fc1 and fc2.
+        dtype: of every tensor.
+    """
+    draw = Draw(seed, ("testing",))
+    parameters = _parameters(draw.at("weights"), (6, *widths, 3), dtype)
+    x = draw.normal("inputs", torch.empty(samples, 6)).to(dtype)
+    fc1 = torch.relu(x @ parameters["fc1.weight"].T + parameters["fc1.bias"])
+    fc2 = torch.tanh(fc1 @ parameters["fc2.weight"].T + parameters["fc2.bias"])
+    gradients = {n: (0.1 * draw.normal(f"gradient {n}", p)).to(dtype) for n, p in parameters.items()}
+    return Readings(
+        step=7,
+        activations={"fc1": fc1, "fc2": fc2},
+        nonlinearity={"fc1": "relu", "fc2": "tanh"},
+        weights=parameters,
+        gradients=gradients,
+        updates={n: -0.01 * g for n, g in gradients.items()},
+        loss=draw.uniform("loss", torch.empty(())).to(dtype) + 0.5,
+        initial={n: p + 0.1 for n, p in parameters.items()},
+        probe=small_probe(seed, dtype=dtype),
+    )
+
+
+def small_probe(
+    seed: int = 0, samples: int = 8, dtype: torch.dtype = torch.float32, inputs: Tensor | None = None
+) -> Probe:
+    """A probe of a 3 -> 4 (tanh) -> 2 regression network; `inputs` [N, 3] replaces the drawn ones."""
+    draw = Draw(seed, ("testing", "probe"))
+    parameters = _parameters(draw.at("weights"), (3, 4, 2), dtype)
+    x = draw.normal("inputs", torch.empty(samples, 3)).to(dtype) if inputs is None else inputs
+    targets = draw.normal("targets", torch.empty(len(x), 2)).to(dtype)
+
+    def outputs(p: Mapping[str, Tensor]) -> Tensor:
+        hidden = torch.tanh(x @ p["fc1.weight"].T + p["fc1.bias"])
+        return hidden @ p["fc2.weight"].T + p["fc2.bias"]
+
+    return Probe(parameters, x, targets, outputs, lambda p: (outputs(p) - targets).square().mean(), draw, 0.01, "SGD")
+
+
+def degenerate(seed: int = 0) -> dict[str, Readings]:
+    """Steps on which most vitals cannot be known: name -> readings."""
+    healthy = readings(seed)
+    return {
+        "nothing captured": Readings(),
+        "no samples": _batch(seed, 0),
+        "one sample": _batch(seed, 1),
+        "NaN": _spoiled(healthy, float("nan")),
+        "infinity": _spoiled(healthy, float("inf")),
+    }
+
+
+def awkward(seed: int = 0) -> dict[str, Readings]:
+    """Steps that are unusual but complete: name -> readings. A vital may give any value in its range, or none."""
+    healthy = readings(seed)
+    h = healthy.activations["fc1"]
+    one_hot = torch.eye(h.shape[1])[torch.arange(len(h)) % h.shape[1]]
+    return {
+        "healthy": healthy,
+        "all zero": _everywhere(healthy, torch.zeros_like),
+        "constant": _everywhere(healthy, lambda t: torch.full_like(t, 0.75)),
+        "one-hot": dataclasses.replace(healthy, activations={"fc1": one_hot, "fc2": one_hot}),
+        "half the units dead": dataclasses.replace(healthy, activations={"fc1": h * (torch.arange(h.shape[1]) < 6)}),
+        "one unit": readings(seed, widths=(1, 1)),
+        "wider than the batch": readings(seed, samples=20, widths=(40, 150)),
+        "huge": _everywhere(healthy, lambda t: t * 1e30),
+        "tiny": _everywhere(healthy, lambda t: t * 1e-30),
+        "float16": readings(seed, dtype=torch.float16),
+        "bfloat16": readings(seed, dtype=torch.bfloat16),
+        "float64": readings(seed, dtype=torch.float64),
+        "not contiguous": strided(healthy),
+    }
+
+
+def everything(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
+    """The step with `change` applied to every tensor of it except the probe."""
+    maps = {f: {n: change(t) for n, t in getattr(step, f).items()} for f in _MAPS}
+    return dataclasses.replace(step, **maps, loss=None if step.loss is None else change(step.loss))
+
+
+def strided(step: Readings) -> Readings:
+    """The same values in memory that is not contiguous."""
+    return everything(step, lambda t: t.unsqueeze(-1).expand(*t.shape, 2).clone()[..., 0])
+
+
+def stacked(steps: Sequence[Readings]) -> Readings:
+    """R solo steps as one step with a leading replica axis, without a probe."""
+    first = steps[0]
+    maps = {f: {n: torch.stack([getattr(s, f)[n] for s in steps]) for n in getattr(first, f)} for f in _MAPS}
+    losses = torch.stack([s.loss for s in steps if s.loss is not None])
+    return dataclasses.replace(first, **maps, loss=losses, probe=None, replica_axes=1)
+
+
+def halves(step: Readings) -> tuple[Readings, Readings]:
+    """A step in two unequal parts: samples are divided, every layer's parameters, the loss and the probe go to one."""
+    layers = {layer: i % 2 for i, layer in enumerate(dict.fromkeys(layer_of(n) for n in step.weights))}
+
+    def part(index: int) -> Readings:
+        cut = {n: len(h) // 3 for n, h in step.activations.items()}
+        acts = {n: h[cut[n] :] if index else h[: cut[n]] for n, h in step.activations.items()}
+        maps = {f: {n: t for n, t in getattr(step, f).items() if layers[layer_of(n)] == index} for f in _MAPS[1:]}
+        rest = {} if index == 0 else {"loss": None, "probe": None}
+        return dataclasses.replace(step, activations=acts, **maps, **rest)
+
+    return part(0), part(1)
+
+
+_MAPS = ("activations", "weights", "gradients", "updates", "initial")
+
+
+def _parameters(draw: Draw, sizes: Sequence[int], dtype: torch.dtype) -> Tensors:
+    names = [f"fc{i}" for i in range(1, len(sizes) - 1)] + ["head" if len(sizes) > 3 else "fc2"]
+    found: Tensors = {}
+    for name, before, after in zip(names, sizes[:-1], sizes[1:], strict=True):
+        found[f"{name}.weight"] = (draw.normal(f"{name}.weight", torch.empty(after, before)) / before**0.5).to(dtype)
+        found[f"{name}.bias"] = (0.1 * draw.normal(f"{name}.bias", torch.empty(after))).to(dtype)
+    return found
+
+
+def _batch(seed: int, samples: int) -> Readings:
+    return dataclasses.replace(readings(seed, samples=samples), probe=small_probe(seed, samples=samples))
+
+
+def _spoiled(step: Readings, value: float) -> Readings:
+    """One entry of every tensor, and one probe input, replaced."""
+
+    def spoil(t: Tensor) -> Tensor:
+        flat = t.clone().flatten()
+        flat[-1] = value
+        return flat.reshape(t.shape)
+
+    assert step.probe is not None
+    return dataclasses.replace(everything(step, spoil), probe=small_probe(inputs=spoil(step.probe.inputs)))
+
+
+def _everywhere(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
+    """Every tensor and the probe's inputs changed."""
+    assert step.probe is not None
+    return dataclasses.replace(everything(step, change), probe=small_probe(inputs=change(step.probe.inputs)))

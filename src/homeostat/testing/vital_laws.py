@@ -1,0 +1,164 @@
+"""The laws of a vital, as named checks. Truth against an independent restatement is for the vital's own tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from homeostat.core.readings import Reading
+from homeostat.core.vital import Vital
+from homeostat.testing import facts, inputs
+
+Law = tuple[str, Callable[[], None]]
+Values = dict[str, Tensor]
+
+
+def laws_for_vital(vital: Vital) -> list[Law]:
+    """Every law this vital must obey, by name; each check raises AssertionError with a readable message."""
+    laws: list[tuple[str, Callable[[Vital], None]]] = [
+        ("cites a source", facts.cites_a_source),
+        ("documented", facts.has_docs),
+        ("knobs have sources", facts.knobs_have_sources),
+        ("settings survive", facts.settings_survive),
+        ("states its range, unit and reducers", states_its_facts),
+        ("measures a healthy step", measures_a_healthy_step),
+        ("bounded", bounded),
+        ("missing, never 0", missing_never_zero),
+        ("composable", composable),
+        ("pure", pure),
+        ("any dtype", any_dtype),
+        ("any layout", any_layout),
+    ]
+    if Reading.PROBE not in vital.reads:
+        laws.append(("replicas", replicas))
+    laws += [(f"invariant: {name}", partial(_invariant, name=name)) for name in sorted(vital.invariant)]
+    return [(name, partial(check, vital)) for name, check in laws]
+
+
+def states_its_facts(vital: Vital) -> None:
+    """It says what it reads, its range, direction, unit and cost, and a reducer for every field of its partials."""
+    low, high = vital.range
+    assert low < high, f"range {vital.range} is empty"
+    assert vital.reads, "it reads nothing"
+    assert vital.unit, "it has no unit"
+    assert vital.worse in ("higher", "lower", "neither"), f"worse is {vital.worse!r}"
+    assert vital.cost in ("cheap", "moderate", "heavy"), f"cost is {vital.cost!r}"
+    assert vital.invariant <= set(_CHANGES), f"unknown invariance: {sorted(vital.invariant - set(_CHANGES))}"
+    for layer, fields in vital.measure(inputs.readings()).items():
+        unknown = set(fields) - set(vital.reducers)
+        assert not unknown, f"field {sorted(unknown)} of {layer} has no reducer"
+
+
+def measures_a_healthy_step(vital: Vital) -> None:
+    """On a healthy step it gives a finite 0-dim value for at least one layer."""
+    values = vital(inputs.readings())
+    assert any(bool(v.isfinite()) for v in values.values()), f"no finite value on a healthy step: {values}"
+    for layer, value in values.items():
+        assert value.shape == (), f"{layer} has shape {tuple(value.shape)}, expected a 0-dim tensor"
+
+
+def bounded(vital: Vital) -> None:
+    """Every value is within the stated range, or missing."""
+    low, high = vital.range
+    slack = 1e-6
+    for case, step in {**inputs.awkward(), **inputs.degenerate()}.items():
+        for layer, value in vital(step).items():
+            number = float(value)
+            inside = low - slack * max(1, abs(low)) <= number <= high + slack * max(1, abs(high))
+            assert math.isnan(number) or inside, f"{number} of {layer} ({case}) is outside {vital.range}"
+
+
+def missing_never_zero(vital: Vital) -> None:
+    """What cannot be known is missing: nothing captured, no samples, one sample, NaN or infinity in."""
+    steps = inputs.degenerate()
+    few = ["no samples", "one sample"] if vital.reads == {Reading.ACTIVATIONS} else []
+    for case in ["nothing captured", *few]:
+        for layer, value in vital(steps[case]).items():
+            assert bool(value.isnan()), f"{layer} is {float(value)} with {case}, expected NaN"
+    healthy = vital(inputs.readings())
+    for case in ("NaN", "infinity"):
+        for layer, value in vital(steps[case]).items():
+            said = bool(value.isnan()) or float(value) not in (0.0, float(healthy[layer]))
+            assert said, f"{layer} is {float(value)} with {case} in, as if nothing had happened"
+
+
+def composable(vital: Vital) -> None:
+    """Partials of two parts, combined in either order, finish to the one-shot value; a lone layer passes through."""
+    step = inputs.readings()
+    first, second = (vital.measure(part) for part in inputs.halves(step))
+    whole = vital(step)
+    _same(vital.finish(vital.combine(first, second)), whole, "two parts combined")
+    _same(vital.finish(vital.combine(second, first)), whole, "the parts combined in reverse")
+    _same(vital.finish(vital.combine(vital.measure(step), {})), whole, "a part combined with nothing")
+
+
+def pure(vital: Vital) -> None:
+    """It changes no input, draws no global random number, leaves the grad mode, repeats bit for bit, keeps no graph."""
+    step = inputs.readings()
+    before, random, grad = inputs.everything(step, torch.clone), torch.get_rng_state(), torch.is_grad_enabled()
+    first, again = vital(step), vital(step)
+    for field in ("activations", "weights", "gradients", "updates"):
+        for name, tensor in getattr(before, field).items():
+            assert torch.equal(tensor, getattr(step, field)[name]), f"it changed {field} {name}"
+    assert torch.equal(random, torch.get_rng_state()), "it drew from the global random number generator"
+    assert torch.is_grad_enabled() == grad, "it changed the grad mode"
+    for layer, value in first.items():
+        assert not value.requires_grad, f"the value of {layer} carries a graph"
+        assert torch.equal(value.nan_to_num(), again[layer].nan_to_num()), f"{layer} differs between two calls"
+    with torch.no_grad():
+        _same(vital(step), first, "under no_grad", 0.0)
+
+
+def any_dtype(vital: Vital) -> None:
+    """Half, bfloat16 and double readings give what the same numbers give in float32."""
+    for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 1e-3), (torch.float64, 1e-5)):
+        step = dataclasses.replace(inputs.readings(dtype=dtype), probe=None)
+        wide = inputs.everything(step, lambda t: t.to(torch.float32))
+        _same(vital(step), vital(wide), f"in {dtype}", tolerance)
+
+
+def any_layout(vital: Vital) -> None:
+    """Memory that is not contiguous gives the same values."""
+    step = inputs.readings()
+    _same(vital(inputs.strided(step)), vital(step), "with strided memory")
+
+
+def replicas(vital: Vital) -> None:
+    """A stack of R runs gives each run's own value, also beside a dead and a NaN one."""
+    cases = {**inputs.awkward(), **inputs.degenerate()}
+    alone = [inputs.readings(1), inputs.readings(2), cases["all zero"], cases["NaN"], cases["constant"]]
+    together = vital(inputs.stacked(alone))
+    for r, step in enumerate(alone):
+        _same({layer: value[r] for layer, value in together.items()}, vital(step), f"replica {r}")
+
+
+def _invariant(vital: Vital, name: str) -> None:
+    """What the vital says changes nothing changes nothing."""
+    step = inputs.readings()
+    changed = dataclasses.replace(step, activations={n: _CHANGES[name](h) for n, h in step.activations.items()})
+    _same(vital(changed), vital(step), f"after a change of {name}", 1e-4)
+
+
+def _rotated(h: Tensor) -> Tensor:
+    noise = torch.randn(h.shape[-1], h.shape[-1], generator=torch.Generator().manual_seed(3))
+    return h @ torch.linalg.qr(noise).Q
+
+
+_CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "units": lambda h: h.roll(3, -1).flip(-1),
+    "samples": lambda h: h.roll(5, -2).flip(-2),
+    "scale": lambda h: 37.5 * h,
+    "rotation": _rotated,
+}
+
+
+def _same(values: Values, expected: Values, what: str, tolerance: float = 1e-5) -> None:
+    assert set(values) == set(expected), f"{what}: layers {sorted(values)} instead of {sorted(expected)}"
+    for layer, value in values.items():
+        close = torch.allclose(value.double(), expected[layer].double(), tolerance, tolerance * 1e-2, equal_nan=True)
+        assert close, f"{what}: {layer} is {float(value)}, expected {float(expected[layer])}"
