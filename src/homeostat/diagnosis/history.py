@@ -19,8 +19,8 @@ _HEAD = 16
 class Series:
     """Steps and values of one vital in one layer, oldest first.
 
-    At most `capacity` points are kept: when full, about half of the older three quarters is dropped, so that what stays
-    is even in steps. The first 16 points and the latest quarter stay exact.
+    At most `capacity` points are kept: when full, those of the older three quarters that lie closest to their
+    neighbours are dropped, so that what stays is about even in steps. The first 16 points and the latest quarter stay.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -52,12 +52,13 @@ class Series:
         self._size += 1
 
     def _thin(self) -> None:
-        old = self._size * 3 // 4
-        steps = self._data[0, :old]
-        evenly = np.searchsorted(steps, np.linspace(steps[0], steps[-1], old // 2))
-        keep = np.unique(np.concatenate([np.arange(_HEAD), evenly, np.arange(old, self._size)]))
-        self._data[:, : keep.size] = self._data[:, keep]
-        self._size = int(keep.size)
+        steps, old = self._data[0, : self._size], self._size * 3 // 4
+        inner = np.arange(_HEAD + 1, old, 2)
+        gaps = steps[inner + 1] - steps[inner - 1]
+        dropped = inner[np.argsort(gaps, kind="stable")[: inner.size // 2]]
+        kept = np.delete(self._data[:, : self._size], dropped, axis=1)
+        self._size = kept.shape[1]
+        self._data[:, : self._size] = kept
 
 
 class History:

@@ -64,6 +64,8 @@ def replay(run: StoredRun, conditions: Sequence[Condition] | None = None) -> dic
             now = dataclasses.replace(facts, steps=facts.steps if last else row[0], ended=last)
             for finding in doctor.update(history, now):
                 worst[finding.condition] = _worse(worst.get(finding.condition), finding)
+    if not rows:
+        worst = {f.condition: f for f in doctor.update(history, dataclasses.replace(facts, ended=True))}
     return worst
 
 

@@ -1,0 +1,188 @@
+"""The corpus of healthy and sick runs: make it, set the thresholds on it, report false alarms and detections.
+
+    python benchmarks/healthy_corpus.py make [--mnist FOLDER] [--only NAME,...]    # minutes; writes healthy/*.json.gz
+    python benchmarks/healthy_corpus.py calibrate                                  # sets diagnosis/thresholds.json
+    python benchmarks/healthy_corpus.py report                                     # false alarms and detections
+
+Thresholds are set on the even seeds; false alarms are reported on the odd seeds, which no threshold has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from homeostat.core.component import find
+from homeostat.diagnosis.replay import StoredRun, replay
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "healthy"
+THRESHOLDS = HERE.parent / "src/homeostat/diagnosis/thresholds.json"
+KEPT = ("loss", "dormant-units", "saturated-units", "effective-rank", "gradient-norm", "weight-norm", "non-finite")
+PROBED = ("sharpness", "plasticity")
+SEEDS, SICK_SEEDS = range(8), range(6)
+READINGS = (45, 60, 90)
+"""Readings per run, by seed: a budget gives different cadences to different machines."""
+
+
+def measured(make, name: str, seed: int) -> StoredRun:
+    """Train one run with vitals attached and keep what the conditions read."""
+    import homeostat
+
+    torch.manual_seed(seed)
+    trial = make(seed)
+    every = max(1, trial.steps // READINGS[seed % 3])
+    vitals = KEPT + (PROBED if trial.probe else ())
+    run = homeostat.attach(trial.model, trial.optimizers, vitals=vitals, every=every, probe=trial.probe, seed=seed)
+    for i in range(trial.steps):
+        if i in trial.boundaries:
+            run.boundary(f"task at {i}")
+        trial.step(i)
+    facts = run._engine.facts(ended=True).to_json()
+    series = {v: _packed(layers) for v, layers in run.vitals().items() if v in vitals}
+    run.detach()
+    return StoredRun(name, seed, tuple(trial.expected), facts, list(trial.boundaries), series)
+
+
+def _packed(layers: dict[str, list]) -> dict:
+    steps = sorted({s for points in layers.values() for s, _ in points})
+    packed = {}
+    for layer, points in layers.items():
+        at = {s: None if v is None else float(f"{v:.3g}") for s, v in points}
+        values = [at.get(s) for s in steps]
+        packed[layer] = values[0] if len(set(values)) == 1 and values[0] is not None else values
+    return {"steps": steps, "layers": packed}
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Train everything and write the two files."""
+    if arguments.mnist:
+        os.environ["HEALTHY_MNIST"] = arguments.mnist
+    from healthy.sicks import SICK
+    from healthy.wells import WELL
+
+    only = set(filter(None, arguments.only.split(",")))
+    for file, trials, seeds in (("healthy", WELL, SEEDS), ("sick", SICK, SICK_SEEDS)):
+        path = FOLDER / f"{file}.json.gz"
+        kept = [r for r in (load(file) if path.exists() and only else []) if r.name not in only]
+        for name, factory in trials.items():
+            if only and name not in only:
+                continue
+            start = time.perf_counter()
+            kept += [measured(factory, name, seed) for seed in seeds]
+            print(f"{name:28s} {(time.perf_counter() - start) / len(seeds):6.2f} s a run", flush=True)
+        text = json.dumps([dataclasses.asdict(r) for r in kept], separators=(",", ":"))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        print(f"{path.name}: {len(kept)} runs, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def load(file: str) -> list[StoredRun]:
+    """The stored runs of `healthy` or `sick`."""
+    return [StoredRun(**row) for row in json.loads(gzip.decompress((FOLDER / f"{file}.json.gz").read_bytes()))]
+
+
+def alarms(runs: Iterable[StoredRun], conditions: Sequence | None = None) -> list[tuple[str, int, str, str]]:
+    """(run, seed, condition, severity) of everything above "info"."""
+    return [
+        (run.name, run.seed, name, finding.severity)
+        for run in runs
+        for name, finding in replay(run, conditions).items()
+        if finding.severity != "info"
+    ]
+
+
+GRID: dict[tuple[str, str], tuple[float, ...]] = {
+    ("dormant-units", "warning"): tuple(np.round(np.arange(0.40, 0.96, 0.05), 2)),
+    ("saturated-units", "warning"): tuple(np.round(np.arange(0.40, 0.96, 0.05), 2)),
+    ("rank-collapse", "warning"): (4.0, 3.5, 3.0, 2.5, 2.2, 2.0, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1),
+    ("vanishing-gradients", "warning"): tuple(10.0**-k for k in np.arange(2, 8.1, 0.5)),
+    ("exploding-gradients", "warning"): tuple(10.0**k for k in np.arange(0.75, 4.1, 0.25)),
+    ("oscillating-loss", "warning"): tuple(np.round(np.arange(0.1, 1.55, 0.1), 2)),
+    ("stalled-learning", "progress"): (0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.0),
+    ("loss-of-plasticity", "warning"): (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),
+    ("loss-of-plasticity", "drop"): (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+}
+"""Threshold -> values from sensitive to insensitive. The first is as sensitive as makes sense."""
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """Set each threshold to the grid value one step less sensitive than the first without an alarm on even seeds."""
+    stored = json.loads(THRESHOLDS.read_text())
+    runs = load("healthy")
+    tuned, held = [r for r in runs if r.seed % 2 == 0], [r for r in runs if r.seed % 2]
+    for (condition, name), grid in GRID.items():
+        cls = find("condition", condition)
+        quiet = {k: math.inf if k != "drop" else 1.0 for (c, k) in GRID if c == condition and k != name}
+        quiet = {k: min(v, cls.knob_specs()[k].high) for k, v in quiet.items()}
+        first = next((i for i, v in enumerate(grid) if not alarms(tuned, [_with(cls, name, v, quiet)])), len(grid) - 1)
+        chosen = grid[min(first + 1, len(grid) - 1)]
+        false = alarms(held, [_with(cls, name, chosen, quiet)])
+        limits = stored["conditions"][condition][name]
+        limits["value"] = float(f"{chosen:.4g}")
+        limits["how"] = f"corpus: no alarm from {grid[first]:.3g} on; one grid step further out"
+        limits["corpus"] = {"set_on": len(tuned), "held_out": len(held), "false_alarms": len(false)}
+        print(f"{condition}.{name}: {chosen:.4g} (first quiet {grid[first]:.4g}); held out {len(false)}/{len(held)}")
+    THRESHOLDS.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def _with(cls, name: str, value: float, quiet: dict[str, float]):
+    """The condition with one threshold set, the milder one out of the way and the graver one never reached."""
+    settings = dict(quiet)
+    settings[name] = value
+    for other in ("info", "critical"):
+        if other in cls.knob_specs() and name == "warning":
+            settings[other] = value
+    return cls(**settings)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """False alarms on the healthy runs and detections on the sick ones."""
+    runs = load("healthy")
+    for label, part in (("even seeds (tuned)", 0), ("odd seeds (held out)", 1)):
+        chosen = [r for r in runs if r.seed % 2 == part]
+        found = alarms(chosen)
+        print(f"{label}: {len(chosen)} runs, {len({f[:2] for f in found})} with a false alarm")
+        for (name, condition, severity), count in sorted(Counter((f[0], f[2], f[3]) for f in found).items()):
+            print(f"    {name:26s} {condition:22s} {severity:9s} x{count}")
+    info: Counter = Counter()
+    for run in runs:
+        info.update(n for n, f in replay(run).items() if f.severity == "info")
+    print("info findings on healthy runs:", dict(info))
+    for name in dict.fromkeys(r.name for r in load("sick")):
+        own = [r for r in load("sick") if r.name == name]
+        replays = [replay(r) for r in own]
+        hits = {c: sum(c in f and f[c].severity != "info" for f in replays) for c in own[0].expected}
+        also = Counter(c for f in replays for c, v in f.items() if v.severity != "info" and c not in hits)
+        told = ", ".join(f"{c} {k}/{len(own)}" for c, k in hits.items())
+        print(f"  {name:26s} {told}; also {dict(also)}")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for function in (make, calibrate, report):
+        own = commands.add_parser(function.__name__, help=function.__doc__)
+        own.set_defaults(function=function)
+        if function is make:
+            own.add_argument("--mnist", default="", help="folder with IDX files, gzipped")
+            own.add_argument("--only", default="", help="names of runs to make again")
+    arguments = parser.parse_args()
+    arguments.function(arguments)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()
