@@ -242,7 +242,7 @@ class Engine:
         patient.monitor.before_update(step)
         if not patient.ward.busy(Stage.GRADIENT, step):
             return None
-        closure = args[0] if args else kwargs.get("closure")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
             return None
@@ -252,7 +252,7 @@ class Engine:
             patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
             return value
 
-        return ((treated_closure, *args[1:]), {k: v for k, v in kwargs.items() if k != "closure"})
+        return ((args[0], treated_closure, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"})
 
     def _end_round(self, patient: Patient, optimizer: Optimizer) -> None:
         network = patient.network

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homeostat.core.errors import BadSetting, UnknownName
 
 if TYPE_CHECKING:
-    from homeostat.core.component import Component, components
+    from homeostat.core.component import Component
     from homeostat.core.controller import Controller
     from homeostat.core.treatment import Treatment
     from homeostat.core.vital import Vital
