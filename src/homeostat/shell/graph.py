@@ -97,6 +97,8 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sam
     for group in groups:
         if group.layer not in taps:
             refused.setdefault(group.layer, "there is no place where its units can be read once in a forward pass")
+    # what a refused layer adds to a residual stream is no activation to watch
+    taps = {la: tap for la, tap in taps.items() if la not in refused or tap.nonlinearity != "linear"}
     named = (replace(g, nonlinearity=taps[g.layer].nonlinearity) for g in groups if g.layer not in refused)
     return UnitTrace(tuple(named), refused, taps)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from homeostat.core.units import Axis, UnitGroup
 from homeostat.shell.graph_decode import NOBODY, Flow, along, first_items, owners, spots_of
@@ -39,7 +39,7 @@ def pair(pins: PinnedCopy, flow: Flow) -> tuple[list[UnitGroup], dict[str, str]]
     groups, refused = [], {}
     for part in pins.parts.of(Role.UNITS, Role.OPAQUE):
         if part.role is Role.OPAQUE:
-            refused[part.path] = f"{part.kind} cannot be looked into, so its units are not known"
+            refused[part.path] = _closed(part)
             continue
         draft = _Draft(part, *pins.sources[part.path])
         _examine(draft, pins, flow)
@@ -48,6 +48,12 @@ def pair(pins: PinnedCopy, flow: Flow) -> tuple[list[UnitGroup], dict[str, str]]
         else:
             groups.append(_group(draft))
     return groups, refused
+
+
+def _closed(part: Part) -> str:
+    if isinstance(part.module, (nn.Embedding, nn.EmbeddingBag)):
+        return f"it is a table ({part.kind}): its features have no incoming weights"
+    return f"{part.kind} cannot be looked into, so its units are not known"
 
 
 def _examine(draft: _Draft, pins: PinnedCopy, flow: Flow) -> None:

@@ -111,7 +111,7 @@ def _eagerly() -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
-def _reseed() -> None:
+def reseed() -> None:
     # not torch.manual_seed: it would leave a seed behind for a CUDA that is not initialised yet
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_initialized():
@@ -214,7 +214,7 @@ class PinnedCopy:
         self._palette = palette
         self._mask = torch.zeros(self.total, dtype=torch.bool) if mask is None else mask
         self._snapshot, self.calls = {}, {}
-        _reseed()
+        reseed()
         args, kwargs = self._inputs()
         self._observe(RETURN, 0, "return", self.model(*args, **kwargs))
         snapshot, self._snapshot = self._snapshot, {}

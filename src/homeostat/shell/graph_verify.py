@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from homeostat.core.draw import Draw
 from homeostat.core.units import Axis, UnitGroup
 from homeostat.shell.graph_modules import Role, anatomy, tensors_in
-from homeostat.shell.graph_pins import _reseed, map_tensors, private_copy
+from homeostat.shell.graph_pins import map_tensors, private_copy, reseed
 
 
 def unfit(
@@ -65,6 +65,6 @@ class _Trial:
         parameter.data.copy_(torch.where(where, value, parameter.data))
 
     def _outputs(self) -> list[Tensor]:
-        _reseed()
+        reseed()
         args, kwargs = map_tensors(torch.clone, (self.args, self.kwargs))
         return [tensor.double() for tensor in tensors_in(self.model(*args, **kwargs))]

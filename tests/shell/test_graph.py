@@ -1,0 +1,288 @@
+"""The unit graph on the grid of nasty networks: who is paired with which columns, who is refused and why."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+
+import nets
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from homeostat.core.units import Axis, UnitGroup
+from homeostat.shell.graph import UnitTrace, observation_taps, trace_units, tracing
+from homeostat.shell.graph_modules import tensors_in
+
+R = range
+# net -> layer -> (columns: consumer weight -> owners, nonlinearity)
+PAIRED: dict[str, dict[str, tuple[dict[str, list[int]], str]]] = {
+    "mlp": {"0": ({"2.weight": [*R(7)]}, "relu"), "2": ({"4.weight": [*R(5)]}, "tanh")},
+    "functional_mlp": {"one": ({"two.weight": [*R(7)]}, "relu"), "two": ({"out.weight": [*R(5)]}, "gelu")},
+    "late_first": {"b": ({"a.weight": [*R(5)]}, "relu"), "c": ({"b.weight": [*R(7)]}, "relu")},
+    "norm_before": {"0": ({"3.weight": [*R(7)]}, "relu")},
+    "norm_after": {"0": ({"3.weight": [*R(7)]}, "relu")},
+    "conv_net": {"0": ({"4.weight": [*R(4)]}, "relu"), "4": ({"8.weight": [c for c in R(5) for _ in R(4)]}, "relu")},
+    "functional_conv_net": {
+        "one": ({"two.weight": [*R(4)]}, "relu"),
+        "two": ({"out.weight": [c for c in R(5) for _ in R(4)]}, "leaky_relu"),
+    },
+    "residual_mlp": {"up": ({"down.weight": [*R(9)]}, "gelu")},
+    "zero_residual": {"up": ({"down.weight": [*R(9)]}, "gelu")},
+    "resnet": {"block.conv1": ({"block.conv2.weight": [*R(6)]}, "relu")},
+    "encoder_layer": {"layer.linear1": ({"layer.linear2.weight": [*R(12)]}, "relu")},
+    "gpt": {"block.fc": ({"block.proj.weight": [*R(12)]}, "gelu")},
+    "recurrent": {"mid": ({"out.weight": [*R(5)]}, "relu")},
+    "embedding_mlp": {"one": ({"out.weight": [*R(7)]}, "tanh")},
+    "tied_functional_head": {"one": ({"two.weight": [*R(7)]}, "relu")},
+    "two_heads": {"trunk": ({"policy.weight": [*R(7)], "value.weight": [*R(7)]}, "tanh")},
+    "distribution_head": {"trunk": ({"mean.weight": [*R(7)]}, "tanh")},
+    "branches": {
+        "left": ({"out.weight": [2, 1, 0, -1, -1, -1, -1, -1]}, "relu"),
+        "right": ({"out.weight": [-1, -1, -1, 0, 1, 2, 3, 4]}, "sigmoid"),
+    },
+    "depthwise": {"2": ({"4.weight": [*R(4)]}, "relu"), "4": ({"8.weight": [*R(6)]}, "relu")},
+    "dropout": {"0": ({"3.weight": [*R(7)]}, "relu"), "3": ({"6.weight": [*R(5)]}, "elu")},
+    "dict_input": {"one": ({"out.weight": [*R(7)]}, "relu")},
+    "permuted": {"conv": ({"mid.weight": [*R(5)]}, "silu")},
+}
+# net -> layer -> words of the reason
+REFUSED: dict[str, dict[str, str]] = {
+    "mlp": {"4": "output"},
+    "functional_mlp": {"out": "output"},
+    "late_first": {"a": "output"},
+    "norm_before": {"3": "output"},
+    "norm_after": {"3": "output"},
+    "conv_net": {"8": "output"},
+    "functional_conv_net": {"out": "output"},
+    "residual_mlp": {"stem": "combined with down", "down": "combined with stem", "head": "output"},
+    "zero_residual": {"stem": "combined with down", "down": "combined with stem", "head": "output"},
+    "input_residual": {"one": "combined with input 0", "out": "output"},
+    "resnet": {"stem": "combined with block.conv2", "block.conv2": "combined with stem", "head": "output"},
+    "encoder_layer": {
+        "emb": "table", "layer.self_attn": "MultiheadAttention", "layer.linear2": "combined with emb, layer.self_attn",
+        "head": "output",
+    },
+    "gpt": {
+        "emb": "table", "block.q": "combined with block.k, block.v", "block.k": "combined with block.q, block.v",
+        "block.v": "combined with block.q, block.k", "block.o": "combined with emb", "block.proj": "emb, block.o",
+        "head": "shared with emb.weight",
+    },
+    "gated_mlp": {"gate": "combined with up", "up": "combined with gate", "down": "output"},
+    "recurrent": {"inp": "enter gru (GRU)", "gru": "GRU", "lstm": "LSTM", "out": "output"},
+    "embedding_mlp": {"emb": "table", "out": "output"},
+    "tied_functional_head": {"emb": "table", "two": "output"},
+    "called_twice": {"one": "same is called 2 times", "same": "called 2 times", "out": "output"},
+    "siamese": {"one": "same is called 2 times", "two": "same is called 2 times", "same": "called 2 times"},
+    "two_heads": {"policy": "output", "value": "output"},
+    "distribution_head": {"mean": "output"},
+    "exposed": {"one": "output", "out": "output"},
+    "branches": {"out": "output"},
+    "unused_units": {"one": "use 2 of its 7 units", "out": "output"},
+    "weight_norm": {"one": "feeds two, but its weight is computed", "two": "weight is computed", "out": "output"},
+    "depthwise": {"0": "feeds 2, a grouped convolution", "8": "output"},
+    "dropout": {"6": "output"},
+    "dict_input": {"out": "output"},
+    "permuted": {"mid": "mixed with each other before out", "out": "output"},
+    "frozen": {"0": "feeds 2, but its weight is frozen", "2": "frozen", "4": "output"},
+    "hidden_switch": {"one": "mixed with each other before out", "out": "output"},
+    "bare_weights": {"one": "output"},
+    "raises": {"one": "no forward today"},
+    "noisy": {"one": "different values for the same input", "out": "different values"},
+}  # fmt: skip
+
+
+def traced(name: str, seed: int = 0) -> tuple[nn.Module, tuple, UnitTrace]:
+    model, inputs = nets.build(name, seed)
+    return model, inputs, trace_units(model, inputs)
+
+
+@pytest.mark.parametrize("name", nets.NETS)
+def test_exactly_these_layers_are_paired_with_exactly_these_columns(name: str) -> None:
+    model, _, trace = traced(name)
+    found = {g.layer: ({c.name: c.owner.tolist() for c in g.columns}, g.nonlinearity) for g in trace.groups}
+    assert found == PAIRED.get(name, {})
+    assert trace.refused.keys() == REFUSED[name].keys()
+    for layer, words in REFUSED[name].items():
+        assert words in trace.refused[layer], (layer, trace.refused[layer])
+    parameters = dict(model.named_parameters())
+    for group in trace.groups:
+        axes = (*group.rows, *group.columns, *group.carriers)
+        assert all(axis.owner.numel() == parameters[axis.name].shape[axis.dim] for axis in axes)
+        assert group.layer in trace.taps and group.weight.name == f"{group.layer}.weight"
+        assert len(group.consumer_biases) == len(group.columns)
+        assert all(bias is None or bias in parameters for bias in group.consumer_biases)
+
+
+def test_carriers_and_buffers_belong_to_the_units_that_pass_the_norm() -> None:
+    group = traced("conv_net")[2].group("0")
+    assert group is not None
+    assert [a.name for a in group.carriers] == ["1.weight", "1.bias"]
+    assert [a.name for a in group.buffers] == ["1.running_mean", "1.running_var"]
+    right = traced("branches")[2].group("right")
+    assert right is not None and [a.name for a in right.carriers] == ["norm.weight", "norm.bias"]
+
+
+def everything(model: nn.Module) -> list[Tensor]:
+    return [t.detach().clone() for t in model.state_dict(keep_vars=True).values()]
+
+
+@pytest.mark.parametrize("name", nets.NETS)
+def test_tracing_leaves_model_inputs_and_random_streams_as_they_are(name: str) -> None:
+    model, inputs = nets.build(name)
+    model.train()
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)  # noqa: NPY002
+    before, data = everything(model), [t.clone() for t in tensors_in(inputs)]
+    keys = {path: sorted(vars(m)) for path, m in model.named_modules()}
+    trace_units(model, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(model), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(data, tensors_in(inputs), strict=True))
+    assert keys == {path: sorted(vars(m)) for path, m in model.named_modules()}
+    assert all(m.training for m in model.modules()) and not calls and not tracing()
+    drawn = (float(torch.rand(())), random.random(), np.random.rand())  # noqa: NPY002
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)  # noqa: NPY002
+    assert drawn == (float(torch.rand(())), random.random(), np.random.rand())  # noqa: NPY002
+
+
+def write(model: nn.Module, axis: Axis, unit: int, value: float | None) -> None:
+    """Zero one unit's slice, or fill it with noise (value None). Index lists on purpose: not the code's own way."""
+    parameter = model.get_parameter(axis.name).data
+    where = [i for i, owner in enumerate(axis.owner.tolist()) if owner == unit]
+    for index in where:
+        piece = parameter.select(axis.dim, index)
+        piece.copy_(torch.randn(piece.shape) * 3 if value is None else torch.full(piece.shape, value))
+
+
+def outputs(model: nn.Module, inputs: tuple) -> list[Tensor]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return tensors_in(model(*copy.deepcopy(inputs)))
+
+
+def without_mixing_norms(model: nn.Module) -> nn.Module:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (nn.LayerNorm, nn.GroupNorm)):
+                setattr(module, name, nn.Identity())
+    return model
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_disconnected_unit_may_be_anything_and_a_connected_one_matters(name: str, seed: int) -> None:
+    model, inputs, trace = traced(name, seed)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for group in trace.groups:
+            for unit in {0, group.width // 2, group.width - 1}:
+                check_unit(model, inputs, group, unit)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+def check_unit(model: nn.Module, inputs: tuple, group: UnitGroup, unit: int) -> None:
+    twin = without_mixing_norms(copy.deepcopy(model)).eval()
+    for p in twin.parameters():
+        p.data.copy_(torch.randn(p.shape) * 0.3)
+    whole = outputs(twin, inputs)
+    strong = copy.deepcopy(twin)
+    for axis in group.rows:
+        strong.get_parameter(axis.name).data.add_(2.0)
+    assert any(not torch.allclose(a, b) for a, b in zip(whole, outputs(strong, inputs), strict=True))
+    for axis in group.columns:
+        write(twin, axis, unit, 0.0)
+    before = outputs(twin, inputs)
+    for axis in group.rows:
+        write(twin, axis, unit, None)
+    after = outputs(twin, inputs)
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_taps_read_every_unit_and_only_it(name: str) -> None:
+    model, inputs, trace = traced(name)
+    torch.backends.mha.set_fastpath_enabled(False)
+    twin = without_mixing_norms(copy.deepcopy(model)).eval()
+    for group in trace.groups:
+        tap, unit = trace.taps[group.layer], group.width // 2
+        values = []
+        for bump in (0.0, 0.5):
+            row = twin.get_parameter(group.weight.name).data[unit]
+            row.add_(bump)
+            values.append(captured(twin, inputs, tap))
+            row.sub_(bump)
+        assert values[0].ndim == 2 and values[0].shape[1] == group.width
+        moved = (values[0] != values[1]).any(0)
+        assert moved.tolist() == [u == unit for u in range(group.width)], group.layer
+        if group.nonlinearity == "relu":
+            assert float(values[0].min()) == 0.0
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+def captured(model: nn.Module, inputs: tuple, tap) -> Tensor:
+    seen: list[Tensor] = []
+    module = model.get_submodule(tap.module)
+    if tap.side == "input":
+        handle = module.register_forward_pre_hook(
+            lambda m, a, k: seen.append(tap.units(tap.read(a, k)).clone()), with_kwargs=True
+        )
+    else:
+        handle = module.register_forward_hook(
+            lambda m, a, k, o: seen.append(tap.units(tap.read(a, k, o)).clone()), with_kwargs=True
+        )
+    outputs(model, inputs)
+    handle.remove()
+    assert len(seen) == 1
+    return seen[0]
+
+
+def test_refused_layers_whose_units_are_readable_still_have_taps() -> None:
+    assert {"0", "2"} <= traced("frozen")[2].taps.keys()
+    assert "inp" in traced("recurrent")[2].taps
+    assert "stem" not in traced("residual_mlp")[2].taps
+
+
+def test_bad_calls_give_a_reason_and_never_an_error() -> None:
+    model, _ = nets.build("mlp")
+    for args in ((), (torch.randn(6, 9),), ("text",), (None,)):
+        trace = trace_units(model, args)
+        assert not trace.groups and trace.refused.keys() == {"0", "2", "4"}
+        assert all("example call failed" in why for why in trace.refused.values())
+    assert not trace_units(nn.ReLU(), (torch.randn(3),)).groups
+    assert "more than 0 s" in trace_units(model, (torch.randn(6, 4),), budget=0.0).refused["0"]
+
+
+def test_an_adjacency_matrix_may_not_be_cut() -> None:
+    def run(m: nets.Net2, x: Tensor, graph: Tensor) -> Tensor:
+        return m.out(graph @ torch.relu(m.one(x)))
+
+    model, inputs = nets.made(run, torch.randn(9, 4), torch.ones(5, 9), one=nn.Linear(4, 7), out=nn.Linear(7, 3))
+    assert [g.layer for g in trace_units(model, inputs).groups] == ["one"]
+
+
+def test_half_precision_and_a_computed_weight_are_copied() -> None:
+    model, (x,) = nets.build("mlp")
+    assert [g.layer for g in trace_units(model.bfloat16(), (x.bfloat16(),)).groups] == ["0", "2"]
+    with pytest.warns(FutureWarning):
+        old = nn.Sequential(
+            nn.utils.weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2)
+        )
+    old(torch.randn(2, 4))
+    trace = trace_units(old, (torch.randn(6, 4),))
+    assert [g.layer for g in trace.groups] == ["2"] and "computed" in trace.refused["0"]
+
+
+def test_observation_taps_name_activation_modules() -> None:
+    model, _ = nets.build("conv_net")
+    assert {layer: tap.nonlinearity for layer, tap in observation_taps(model).items()} == {"2": "relu", "6": "relu"}
+
+
+def test_the_traced_model_still_pickles() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    trace_units(model, (torch.randn(6, 4),))
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again[0].weight, model[0].weight)
