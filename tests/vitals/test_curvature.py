@@ -27,6 +27,7 @@ def dense_hessian(probe: Probe) -> np.ndarray:
     return torch.as_tensor(hessian(loss, torch.cat([v.flatten() for v in values]))).numpy()
 
 
+@pytest.mark.oracle("sharpness")
 @pytest.mark.parametrize("seed", range(5))
 def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(seed):
     exact = np.linalg.eigvalsh(dense_hessian(inputs.small_probe(seed, dtype=torch.float64)))

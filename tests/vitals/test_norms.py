@@ -16,6 +16,7 @@ def joint_norm(tensors, layer):
     return float(np.linalg.norm(np.concatenate(flat)))
 
 
+@pytest.mark.oracle("gradient-norm", "weight-norm")
 def test_norms_join_weight_and_bias_of_a_layer():
     step = inputs.readings(widths=(300, 200))
     for values, tensors in ((gradient_norm(step.gradients), step.gradients), (weight_norm(step.weights), step.weights)):
@@ -24,6 +25,7 @@ def test_norms_join_weight_and_bias_of_a_layer():
             assert float(value) == pytest.approx(joint_norm(tensors, layer), rel=1e-5)
 
 
+@pytest.mark.oracle("update-ratio")
 def test_update_ratio_is_step_over_weights():
     step = inputs.readings()
     for layer, value in update_ratio(step.updates, step.weights).items():
@@ -50,6 +52,7 @@ def test_parameters_without_entries_are_left_out():
     assert set(GradientNorm()(step)) == {"b"}
 
 
+@pytest.mark.oracle("non-finite")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_nan_and_infinity_is_counted(dtype):
     x = torch.zeros(70, 1000, dtype=dtype)
@@ -70,6 +73,7 @@ def test_non_finite_adds_up_weights_gradients_activations_and_loss():
     assert {float(v) for v in NonFinite()(inputs.readings()).values()} == {0}
 
 
+@pytest.mark.oracle("loss")
 def test_the_loss_of_a_window_is_the_mean():
     vital = Loss()
     parts = [vital.measure(Readings(loss=torch.tensor(v))) for v in (1.0, 2.0, 6.0)]

@@ -32,6 +32,7 @@ def network(seed: int, bias: float = 0.0) -> nn.Sequential:
 X = torch.randn(24, 5, generator=torch.Generator().manual_seed(9))
 
 
+@pytest.mark.oracle("plasticity")
 @pytest.mark.parametrize("name, optimizer", [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
 @pytest.mark.parametrize("around", ["outputs", "zero"])
 def test_it_is_what_training_a_copy_with_torch_gives(name, optimizer, around):

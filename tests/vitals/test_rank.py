@@ -33,6 +33,7 @@ def matrix_of(seed: int, n: int, h: int, rank: int, decay: float) -> np.ndarray:
     return (rng.normal(size=(n, rank)) * scale) @ rng.normal(size=(rank, h))
 
 
+@pytest.mark.oracle("effective-rank", "srank", "stable-rank")
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 30), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 0.7, 0.3]))
 def test_ranks_are_their_definitions(seed, n, h, rank, decay):

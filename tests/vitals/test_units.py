@@ -34,12 +34,14 @@ def dormant_oracle(h: np.ndarray, tau: float) -> float:
     return sum(s / (mean + 1e-9) <= tau for s in size) / len(size)
 
 
+@pytest.mark.oracle("dormant-units")
 @settings(max_examples=60, deadline=None)
 @given(MATRICES, st.sampled_from([0.0, 0.03, 0.11, 0.507]))
 def test_dormant_fraction_is_equation_1(h, tau):
     assert float(dormant_fraction(torch.tensor(h), tau)) == pytest.approx(dormant_oracle(h, tau))
 
 
+@pytest.mark.oracle("active-units")
 @settings(max_examples=60, deadline=None)
 @given(MATRICES)
 def test_active_fraction_counts_units_with_a_positive_mean(h):
@@ -50,6 +52,7 @@ def test_active_fraction_counts_units_with_a_positive_mean(h):
         assert math.isnan(float(active_fraction(torch.tensor(h))))
 
 
+@pytest.mark.oracle("dead-units")
 @settings(max_examples=60, deadline=None)
 @given(MATRICES)
 def test_dead_fraction_is_all_zero_for_relu_and_constant_for_others(h):
@@ -70,6 +73,7 @@ DERIVATIVES = {
 }
 
 
+@pytest.mark.oracle("saturated-units")
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_saturation_is_judged_by_the_derivative_at_the_input(name):
     """The oracle differentiates at the pre-activation; the vital sees outputs only."""
