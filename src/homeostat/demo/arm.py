@@ -17,7 +17,7 @@ from homeostat.streams import PermutedLabels
 
 ARMS = {"untreated": (), "closed loop": ("auto",)}
 """Arm -> treatments given to `attach`."""
-CONTROLLER = "hysteresis:vital=dormant-units,knob=l2-init.strength,every=50"
+CONTROLLER = "pi:vital=dormant-units,knob=l2-init.strength,set_point=0.2,low=1e-4,high=1e-2,every=50"
 HIDDEN = 100
 LEARNING_RATE = 3e-3
 EPOCHS = 3

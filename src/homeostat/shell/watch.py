@@ -21,9 +21,9 @@ from homeostat.shell.settings import Settings
 class Watch:
     """The zero-line engine.
 
-    The first step of an optimizer nobody knows makes it look for every live network at once; from the next forward pass
-    on the networks are followed. Optimizers built later are found the same way. A rebuilt optimizer over parameters of
-    a known network takes the old one's place.
+    The first step of an optimizer nobody knows makes it look for that optimizer's networks among all that live; from the
+    next forward pass on they are followed. Optimizers built later are found the same way. A rebuilt optimizer over
+    parameters of a known network takes the old one's place. Optimizers that never step are none of its business.
 
     Args:
         settings: what to measure and do.
@@ -55,7 +55,7 @@ class Watch:
             return None
         began = time.perf_counter()
         with self.engine.survive("looking for networks"):
-            self._take_in(discover_networks([optimizer]))
+            self._take_in(discover_networks([optimizer]), optimizer)
         self._known[id(optimizer)] = weakref.ref(optimizer)
         self.engine.setup += time.perf_counter() - began
         return None
@@ -63,12 +63,15 @@ class Watch:
     def after_step(self, optimizer: Optimizer) -> None:
         """The engine does the rest."""
 
-    def _take_in(self, found: Discovery) -> None:
+    def _take_in(self, found: Discovery, stepping: Optimizer) -> None:
+        """Follow the networks of the optimizer about to step; the others wait for their own first step."""
         followed = {id(p.network.model): p for p in self.engine.patients}
         alone = len(found.networks) == 1 and not followed
         for new in found.networks:
+            if stepping not in new.optimizers:
+                continue
             if (patient := followed.get(id(new.model))) is not None:
-                self._hand_over(patient.network, new.optimizers)
+                self.engine.replace_optimizers(patient.network, new.optimizers)
                 continue
             network = Network("" if alone else new.label, new.model, new.optimizers, new.compiled)
             try:
@@ -77,15 +80,9 @@ class Watch:
                 self.engine.tell(JournalEntry(0, "homeostat", "refuse", network.label, str(error)))
                 self.engine.not_measured(network.label or "the network", str(error))
         for optimizer, count in found.loose:
-            self._known[id(optimizer)] = weakref.ref(optimizer)
-            what = f"{count} parameter{'s' if count != 1 else ''} of {type(optimizer).__name__}"
-            self.engine.not_measured(what, "owned by no module, so no layer can be named")
-
-    def _hand_over(self, network: Network, optimizers: list[Optimizer]) -> None:
-        """An optimizer was rebuilt: those that are alive and hold the network's parameters now train it."""
-        fresh = [o for o in optimizers if o not in network.optimizers]
-        if fresh:
-            self.engine.replace_optimizers(network, optimizers)
+            if optimizer is stepping:
+                what = f"{count} parameter{'s' if count != 1 else ''} of {type(optimizer).__name__}"
+                self.engine.not_measured(what, "owned by no module, so no layer can be named")
 
     def _sampled(self, step: int, loss: float | None, findings: list[Finding]) -> None:
         if self._status is not None:
