@@ -1,6 +1,6 @@
 """Photograph a report page in headless Chromium: light and dark, wide and as on a phone.
 
-    python scripts/look_at_page.py PAGE.html FOLDER [HEIGHT]
+python scripts/look_at_page.py PAGE.html FOLDER [HEIGHT]
 """
 
 import shutil
@@ -14,7 +14,7 @@ FLAGS = [
     "--disable-component-update", "--no-first-run", "--hide-scrollbars", "--virtual-time-budget=20000",
 ]  # fmt: skip
 SCHEMES = {"light": 1, "dark": 0}
-WIDTHS = (1280, 500)
+WIDTHS = (1280, 400)
 
 
 def photograph(page: Path, picture: Path, width: int, height: int, scheme: str) -> None:
@@ -23,9 +23,14 @@ def photograph(page: Path, picture: Path, width: int, height: int, scheme: str) 
     if chromium is None:
         sys.exit("chromium is not installed")
     with tempfile.TemporaryDirectory() as profile:
+        # A window is at least 500 pixels wide, so the page is looked at through a frame.
+        frame = Path(profile) / "frame.html"
+        style = f"border:0;width:{width}px;height:{height}px"
+        frame.write_text(f'<body style="margin:0"><iframe src="{page.resolve().as_uri()}" style="{style}"></iframe>')
         command = [
-            chromium, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={picture}",
-            f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", page.resolve().as_uri(),
+            chromium, *FLAGS, f"--user-data-dir={profile}", f"--screenshot={picture}",
+            f"--window-size={max(width, 500)},{height}",
+            f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", frame.as_uri(),
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, timeout=180)
 

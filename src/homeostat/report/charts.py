@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeostat.core.finding import Finding, JournalEntry
+from homeostat.core.finding import Finding
 from homeostat.record.reader import FindingEvent, Points, RunReader
+from homeostat.report import words
 from homeostat.report.explain import Meaning
-from homeostat.report.lines import binned, points_per_line, thinned, wants_log, worst_first
+from homeostat.report.lines import binned, decades, points_per_line, thinned, worst_first
 from homeostat.report.words import figure, within
 
 SHOWN = 6
@@ -25,15 +26,16 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning]) -> list[dic
     charts = []
     for name, layers in vitals.items():
         meaning = meanings.get(name, Meaning())
-        order, log = worst_first(layers, meaning.worse, named), wants_log(layers)
+        order, log = worst_first(layers, meaning.worse, named), not meaning.bounded and decades(layers) > 2
         charts.append(
             {
                 "id": f"vital-{name}",
                 "name": name,
-                "unit": meaning.unit,
+                "unit": "" if meaning.unit == name else meaning.unit,
                 "worse": meaning.worse,
                 "line": meaning.line,
                 "log": log,
+                "decades": decades(layers) if log else 0.0,
                 "lines": [_line(layer, layers[layer], colours[layer], most, log) for layer in order],
                 "summary": [_summary(layer, layers[layer]) for layer in order],
                 "notes": _notes(layers, log, most),
@@ -51,7 +53,7 @@ def marks(reader: RunReader) -> dict[str, Any]:
         "last": last,
         "boundaries": binned([b.step for b in boundaries], [b.label or "boundary" for b in boundaries], last, 400),
         "findings": [_finding_mark(event) for event in reader.finding_events() if event.event != "layers"],
-        "journal": binned([e.step for e in acts], [told(e) for e in acts], last),
+        "journal": binned([e.step for e in acts], [words.told(e) for e in acts], last),
     }
 
 
@@ -68,7 +70,7 @@ def timeline(reader: RunReader) -> list[dict[str, Any]]:
     journal = [e for e in reader.journal() if e.action != "boundary"]
     for component in dict.fromkeys(entry.component for entry in journal):
         own = [e for e in journal if e.component == component]
-        points = binned([e.step for e in own], [told(e) for e in own], last, 240)
+        points = binned([e.step for e in own], [words.told(e) for e in own], last, 240)
         rows.append({"label": component, "kind": "journal", "points": points})
     return rows
 
@@ -88,14 +90,6 @@ def finding_spans(events: Sequence[FindingEvent], last: int) -> dict[str, list[d
             spans.setdefault(finding.condition, []).append(span)
             standing.append((finding, span))
     return spans
-
-
-def told(entry: JournalEntry) -> str:
-    """One line for one thing that was done."""
-    change = f" ({figure(entry.before)} → {figure(entry.after)})" if (entry.before, entry.after) != (None, None) else ""
-    where = f" {entry.where}" if entry.where else ""
-    why = f": {entry.why}" if entry.why else ""
-    return f"{entry.component} {entry.action}{where}{change}{why}"
 
 
 def _continued(finding: Finding, standing: list) -> Any:

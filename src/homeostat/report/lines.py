@@ -65,14 +65,17 @@ def _badness(values: Sequence[float], worse: str) -> float:
     return -abs(late - early) if math.isfinite(late - early) else -math.inf
 
 
-def wants_log(layers: Mapping[str, Points]) -> bool:
-    """Whether values span more than two decades and hardly any of them would be lost on a logarithmic axis."""
+def decades(layers: Mapping[str, Points]) -> float:
+    """How many powers of ten the values span; 0 when too many would be lost on a logarithmic axis (zero, negative).
+
+    The smallest 2% of the values do not count: one vanishing value must not turn the axis.
+    """
     values = np.array([v for line in layers.values() for _, v in line if v is not None and math.isfinite(v)])
     positive = values[values > 0]
     if positive.size < 2 or (values < 0).any() or (values == 0).mean() > 0.2:
-        return False
-    low, high = np.quantile(positive, [0.02, 1.0])
-    return bool(high / low > 100)
+        return 0.0
+    low, high = np.quantile(np.log10(positive), [0.02, 1.0])
+    return float(high - low)
 
 
 def binned(steps: Sequence[int], texts: Sequence[str], last: int, most: int = 120) -> list[tuple[float, str]]:

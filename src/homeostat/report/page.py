@@ -142,6 +142,10 @@ def _text(value: Any) -> str:
     value = plain(value)
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         return ", ".join(value) or "none"
+    if isinstance(value, dict) and not any(isinstance(v, (dict, list)) for v in value.values()):
+        return ", ".join(f"{name}: {_text(v)}" for name, v in value.items()) or "none"
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -77,6 +77,13 @@ def journal_table(entries: Sequence[JournalEntry], most: int | None = None) -> T
     return table
 
 
+def journal_list(entries: Sequence[JournalEntry], most: int | None = None) -> RenderableType:
+    """The same for a narrow terminal: one entry a paragraph."""
+    left_out = 0 if most is None else max(0, len(entries) - most)
+    lines = [Text(f"  step {entry.step:,}: {words.told(entry)}") for entry in entries[left_out:]]
+    return Group(*lines, *([Text(f"  and {left_out:,} earlier entries")] if left_out else []))
+
+
 def print_summary(reader: RunReader, console: Console, journal_rows: int = 8) -> None:
     """How the run is, what was found, what usually helps and on what evidence, what was done, where the record is.
 
@@ -92,8 +99,9 @@ def print_summary(reader: RunReader, console: Console, journal_rows: int = 8) ->
         said = f"{event.finding.condition}{words.within(event.finding.layers)} was gone at step {event.step:,}"
         console.print(Text(said, style="dim"))
     if journal := reader.journal():
-        console.print(Text(_acts(journal)))
-        console.print(journal_table(journal, journal_rows))
+        console.print(Text(f"Journal: {len(journal):,} {'entry' if len(journal) == 1 else 'entries'}"))
+        wide = console.width >= NARROW
+        console.print(journal_table(journal, journal_rows) if wide else journal_list(journal, journal_rows))
     if missing := reader.not_measured():
         names = words.listed(list(dict.fromkeys(n.what for n in missing)), 4)
         console.print(Text(f"Not measured: {names} (the record says why)", style="dim"))
@@ -119,10 +127,6 @@ def _remedies(finding: Finding, most: int) -> Text:
     if rest := len(finding.prescriptions) - most:
         text.append(f"\nand {rest} more" if rest > 0 else "")
     return text
-
-
-def _acts(journal: Sequence[JournalEntry]) -> str:
-    return f"{len(journal):,} {'entry' if len(journal) == 1 else 'entries'} in the journal"
 
 
 def _near(path: Path) -> Path:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeostat.core.finding import SEVERITIES, Finding, Prescription
+from homeostat.core.finding import SEVERITIES, Finding, JournalEntry, Prescription
 from homeostat.record.reader import FindingEvent, RunMeta
 
 MARKS = {"critical": "▲", "warning": "◆", "info": "●"}
@@ -62,7 +62,7 @@ def counted(findings: Sequence[Finding]) -> str:
     for severity in reversed(SEVERITIES):
         if number := sum(f.severity == severity for f in findings):
             parts.append(f"{number} {words[severity]}{'s' * (number > 1)}")
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else ""]))
+    return listed(parts)
 
 
 def health(findings: Sequence[Finding], steps: int, measured: bool) -> str:
@@ -95,7 +95,8 @@ def within(layers: Sequence[str], most: int = 3) -> str:
 def listed(names: Sequence[str], most: int = 3) -> str:
     """The first few names and how many more there are."""
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    parts = [*names[:most], f"{rest} more"] if rest > 0 else list(names)
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else ""]))
 
 
 def evidence_text(finding: Finding) -> str:
@@ -124,7 +125,15 @@ def grounds(prescription: Prescription) -> str:
     """On what evidence a prescription rests."""
     if prescription.study and prescription.verdict != "untested":
         return f"study {prescription.study}: {prescription.verdict}"
-    return "untested here: from the literature"
+    return f"study {prescription.study}: not run yet" if prescription.study else "untested here"
+
+
+def told(entry: JournalEntry) -> str:
+    """One line for one thing that was done."""
+    change = f" ({figure(entry.before)} → {figure(entry.after)})" if (entry.before, entry.after) != (None, None) else ""
+    where = f" {entry.where}" if entry.where else ""
+    why = f": {entry.why}" if entry.why else ""
+    return f"{entry.component} {entry.action}{where}{change}{why}"
 
 
 def gone(events: Sequence[FindingEvent]) -> list[FindingEvent]:

@@ -6,8 +6,8 @@
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const SHOWN = 6;
   const config = {
-    displaylogo: false, responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    displaylogo: false, responsive: true, displayModeBar: coarse ? false : "hover",
+    modeBarButtons: [["toImage", "resetScale2d"]],
   };
   // Plotly reads a little HTML in its texts; what a script chose as a name must stay text.
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -24,6 +24,7 @@
   const layout = (more) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: coarse ? false : "zoom",
     font: { family: getComputedStyle(document.body).fontFamily, color: colour("ink"), size: 12 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("link") },
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("rule"), font: { color: colour("ink") }, align: "left", namelength: -1 },
     ...more,
   });
@@ -58,8 +59,8 @@
     return pick === "worst" ? chart.lines.slice(0, SHOWN) : [chart.lines[Number(pick)]];
   }
 
-  function series(line, many) {
-    const base = { name: safe(line.layer), type: "scatter", showlegend: !many };
+  function series(line, many, several) {
+    const base = { name: safe(line.layer), type: "scatter", showlegend: !many && several };
     const stroke = { color: colour(`c${line.colour % 7}`), dash: DASHES[Math.floor(line.colour / 7) % 4], width: many ? 1 : 1.8 };
     const drawn = {
       ...base, x: line.x, y: line.y, line: stroke, connectgaps: false, mode: line.x.length < 40 ? "lines+markers" : "lines",
@@ -73,9 +74,9 @@
     const chart = charts[index];
     const own = chosen(chart, index);
     const many = own.length > 8;
-    return Plotly.react(box, [...marked(), ...own.flatMap((line) => series(line, many))], layout({
-      height: 270, margin: { l: 44, r: 10, t: 8, b: 36 }, hovermode: many ? "closest" : "x",
-      xaxis: steps(), yaxis: axis({ type: chart.log ? "log" : "linear", exponentformat: "power", nticks: 7, rangemode: chart.log ? "normal" : "tozero" }),
+    return Plotly.react(box, [...marked(), ...own.flatMap((line) => series(line, many, chart.lines.length > 1))], layout({
+      height: 270, margin: { l: 44, r: 12, t: 26, b: 36 }, hovermode: many ? "closest" : "x",
+      xaxis: steps(), yaxis: chart.log ? axis({ type: "log", exponentformat: "power", dtick: Math.max(1, Math.ceil(chart.decades / 6)) }) : axis({ nticks: 7, rangemode: "tozero" }),
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       legend: { orientation: "h", y: -0.22, yanchor: "top", font: { size: 11 }, itemclick: "toggle" },
     }), config);
@@ -89,20 +90,21 @@
         const boundary = row.kind === "boundary";
         return [{
           x: row.points.map(([step]) => step), y: row.points.map(() => y), text: row.points.map(([, text]) => lines(text)), type: "scatter", mode: "markers",
-          marker: { symbol: boundary ? "line-ns-open" : "triangle-up", size: boundary ? 12 : 9, color: colour(boundary ? "soft" : "act"), line: { width: 1.5 } },
+          marker: { symbol: boundary ? "line-ns-open" : "triangle-up", size: boundary ? 12 : 9, color: colour(boundary ? "soft" : "act"), line: { width: boundary ? 1.5 : 0 } },
           hovertemplate: "%{text}<extra></extra>", showlegend: false,
         }];
       }
-      return row.spans.map((span) => ({
-        x: [span.from, span.to], y: [y, y], mode: "lines+markers", type: "scatter", showlegend: false,
-        line: { color: ink(span.severity), width: 11 }, marker: { size: 11, symbol: "square", color: ink(span.severity) },
-        text: [lines(span.text), lines(span.text)], hovertemplate: `%{text}<br>steps ${span.from} to ${span.to}<extra></extra>`,
-      }));
+      return [{
+        type: "bar", orientation: "h", width: 0.42, showlegend: false, y: row.spans.map(() => y), textposition: "none",
+        base: row.spans.map((span) => span.from), x: row.spans.map((span) => Math.max(span.to - span.from, marks.last / 300)),
+        marker: { color: row.spans.map((span) => ink(span.severity)) },
+        text: row.spans.map((span) => `${lines(span.text)}<br>steps ${span.from} to ${span.to}`), hovertemplate: "%{text}<extra></extra>",
+      }];
     });
-    const height = 60 + 34 * rows.length;
+    const height = 80 + 34 * rows.length;
     box.style.height = `${height}px`;
     return Plotly.react(box, traces, layout({
-      height, margin: { l: 20, r: 14, t: 6, b: 36 }, hovermode: "closest", xaxis: steps(),
+      height, barmode: "overlay", margin: { l: 20, r: 14, t: 26, b: 36 }, hovermode: "closest", xaxis: steps(),
       yaxis: axis({ type: "category", categoryorder: "array", categoryarray: [...rows].reverse(), range: [-0.6, rows.length - 0.4], fixedrange: true, tickfont: { color: colour("ink"), size: 12 } }),
     }), config);
   }
