@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim import Adam
 
 from homeostat.core.component import Cite
 from homeostat.core.draw import Draw
 from homeostat.core.readings import Probe
 from homeostat.streams import RandomLabels
 from homeostat.studies.study import Study
-from homeostat.studies.training import Setup, hidden, l2, train
+from homeostat.studies.training import FAST_ADAM, Setup, hidden, l2, train
 from homeostat.studies.verdict import Expectation, Measure, Measures, difference, fall
 from homeostat.treatments import ShrinkAndPerturb
 from homeostat.vitals import dead_fraction, effective_rank, plasticity, sharpness
@@ -28,10 +27,10 @@ _SETUPS: dict[str, Setup] = {
     "layer norm": Setup("a LayerNorm before every nonlinearity", layer_norm=True),
     "l2": l2("L2 of 1e-4 in the loss", 1e-4),
     "shrink-and-perturb": Setup("weights shrunk and perturbed after every step", treatments=(ShrinkAndPerturb(),)),
-    "adam eps 1e-3": Setup("Adam with epsilon 1e-3 instead of 1e-8", optimizer=partial(Adam, eps=1e-3)),
+    "adam eps 1e-3": Setup("Adam with epsilon 1e-3 instead of 1e-8", optimizer=partial(FAST_ADAM, eps=1e-3)),
     "tanh": Setup("tanh instead of ReLU", nonlinearity=nn.Tanh),
 }
-_COMMON = {"batch_size": 32, "rate": 1e-3}
+_ADAM = {"batch_size": 32, "rate": 1e-3}
 VITALS = ("sharpness", "gradient rank", "dead", "weight norm")
 
 
@@ -100,8 +99,8 @@ class PlasticityProbeStudy(Study):
         Expectation("P foretells the accuracy on the next labels (rank correlation above 0.5)", _foresight, 0.5),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"tasks": 4, "epochs": 1, "items": 96, "width": 16, "edge": 1, "probe": 32, **_COMMON},
-        "paper": {"tasks": 40, "epochs": 10, "items": 800, "width": 128, "edge": 5, "probe": 256, **_COMMON},
+        "smoke": {"tasks": 4, "epochs": 1, "items": 96, "width": 16, "edge": 1, "probe": 32, "fit": 5, **_ADAM},
+        "paper": {"tasks": 40, "epochs": 10, "items": 800, "width": 128, "edge": 5, "probe": 256, "fit": 100, **_ADAM},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
@@ -110,7 +109,7 @@ class PlasticityProbeStudy(Study):
         stream = RandomLabels(data=self.data, seed=seed, **count)
         model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 2, stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        phases = Phases(model, stream, seed, sizes["probe"])
+        phases = Phases(model, stream, seed, sizes["probe"], sizes["fit"])
         course = train(model, optimizer, stream, setup.treatments, seed, phases.after_task)
         return {"accuracy, late": course.late("end", sizes["edge"]), **phases.summary(sizes["edge"], course.end)}
 
@@ -123,6 +122,7 @@ class Phases:
     stream: RandomLabels
     seed: int
     items: int
+    steps: int
     series: dict[str, list[float]] = field(default_factory=dict)
     tasks: list[int] = field(default_factory=list)
 
@@ -134,7 +134,7 @@ class Phases:
         self.model.eval()
         probe = self.probe(task)
         found = {
-            "P": plasticity(probe),
+            "P": plasticity(probe, self.steps),
             "sharpness": sharpness(probe, tolerance=0.05, iterations=100)[0],
             "gradient rank": gradient_rank(probe),
             "dead": torch.stack([dead(layer) for layer in hidden(self.model, probe.inputs)]).mean(),

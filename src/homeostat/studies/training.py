@@ -16,6 +16,9 @@ from homeostat.core.treatment import Treatment
 from homeostat.streams.tasks import TaskStream
 from homeostat.vitals import dormant_fraction, effective_rank
 
+FAST_ADAM = partial(Adam, fused=True)
+"""Adam with one call into torch a step instead of several a parameter: small networks train faster."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -35,7 +38,7 @@ class Setup:
     nonlinearity: Callable[[], nn.Module] = nn.ReLU
     layer_norm: bool = False
     dropout: float = 0.0
-    optimizer: Callable[..., Optimizer] = Adam
+    optimizer: Callable[..., Optimizer] = FAST_ADAM
 
     def network(self, inputs: int, widths: Sequence[int], outputs: int) -> nn.Sequential:
         """A multi-layer perceptron with torch's default initialisation, from torch's global generator."""
@@ -48,7 +51,7 @@ class Setup:
 
 def l2(says: str, strength: float) -> Setup:
     """Plain L2: `strength` * sum of squares added to the loss (Adam's own weight decay does exactly that)."""
-    return Setup(says, optimizer=partial(Adam, weight_decay=2 * strength))
+    return Setup(says, optimizer=partial(FAST_ADAM, weight_decay=2 * strength))
 
 
 @dataclass
