@@ -7,32 +7,19 @@ from homeostat.core.finding import Finding, JournalEntry, Prescription
 from homeostat.record import RunRecord
 
 TEXT = "93% of the units of fc1 are dormant (at the start 8%) (and 1 more)"
+SHARES = {"fc1": {"share": 0.9312, "share_at_start": 0.0812}, "fc2": {"share": 0.6431, "share_at_start": 0.05}}
+REMEDIES = (
+    Prescription("pull the weights gently towards their initial values", "l2-init:strength=1e-3", "l2-init", "holds"),
+    Prescription("reset the least used units at a slow rate", "continual-backprop:replacement_rate=1e-4"),
+    Prescription("lower the learning rate, or warm it up"),
+)
 DORMANT = Finding(
     "dormant-units",
     "critical",
     1200,
     ("fc1", "fc2"),
-    {
-        "text": TEXT,
-        "share": 0.9312,
-        "share_at_start": 0.0812,
-        "by_layer": {
-            "fc1": {"share": 0.9312, "share_at_start": 0.0812},
-            "fc2": {"share": 0.6431, "share_at_start": 0.05},
-        },
-    },
-    (
-        Prescription(
-            "pull the weights gently towards their initial values (regenerative L2)",
-            "l2-init:strength=1e-3",
-            "l2-init",
-            "holds",
-        ),
-        Prescription(
-            "reset the least used units at a slow rate (continual backprop)", "continual-backprop:replacement_rate=1e-4"
-        ),
-        Prescription("lower the learning rate, or warm it up"),
-    ),
+    {"text": TEXT, **SHARES["fc1"], "by_layer": SHARES},
+    REMEDIES,
 )
 RANK = Finding(
     "rank-collapse",

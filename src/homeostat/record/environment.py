@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from homeostat import __version__
-
 
 def environment() -> dict[str, Any]:
     """Versions, platform, devices, cores and threads, JSON-friendly."""
     return {
-        "homeostat": __version__,
+        "homeostat": _version(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -39,6 +38,13 @@ def device_names() -> list[str]:
     if torch.cuda.is_initialized():
         names += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return names
+
+
+def _version() -> str:
+    try:
+        return metadata.version("homeostat")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _processor() -> str:

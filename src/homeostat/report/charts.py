@@ -48,11 +48,13 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning]) -> list[dic
 def marks(reader: RunReader) -> dict[str, Any]:
     """What every chart marks along the steps: boundaries, findings and the journal."""
     last, journal, boundaries = _last_step(reader), reader.journal(), reader.boundaries()
+    found = [_finding_mark(event) for event in reader.finding_events() if event.event != "layers"]
     acts = [e for e in journal if e.action not in ("attach", "boundary")]
     return {
         "last": last,
         "boundaries": binned([b.step for b in boundaries], [b.label or "boundary" for b in boundaries], last, 400),
-        "findings": [_finding_mark(event) for event in reader.finding_events() if event.event != "layers"],
+        "findings": found,
+        "kinds": sorted({mark["severity"] for mark in found}),
         "journal": binned([e.step for e in acts], [words.told(e) for e in acts], last),
     }
 
