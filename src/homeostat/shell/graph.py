@@ -52,7 +52,7 @@ def trace_units(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    samples: int = 4,
+    samples: int = 2,
     budget: float = 30.0,
 ) -> UnitTrace:
     """Find the unit groups of a network from one example call. Never raises; the model and all random streams stay as

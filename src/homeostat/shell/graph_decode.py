@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from homeostat.shell.graph_pins import NARROW, WIDE, PinnedCopy, Snapshot, Spot, Untraceable
+from homeostat.shell.graph_pins import NARROW, WIDE, Palette, PinnedCopy, Snapshot, Spot, Untraceable
 
 NOBODY, SEVERAL = -1, -2
 
@@ -51,8 +51,11 @@ def follow(pins: PinnedCopy) -> Flow:
     if any(bool(differs(pins.base[spot], again).any()) for spot, again in pins.run(NARROW).items()):
         raise Untraceable("its forward gives different values for the same input and seed")
     flow = Flow(_codes(pins))
-    _reach(pins, flow)
-    _cross(pins, flow)
+    # narrow values keep every activation responsive, wide ones of both signs show what narrow ones hide
+    _reach(pins, flow, NARROW, pins.base)
+    wide = pins.run(WIDE)
+    _reach(pins, flow, WIDE, wide)
+    _cross(pins, flow, wide)
     return flow
 
 
@@ -63,47 +66,47 @@ def bits_of(total: int) -> int:
 
 def _codes(pins: PinnedCopy) -> dict[Spot, Tensor]:
     numbers, bits = torch.arange(pins.total), bits_of(pins.total)
-    code = {s: torch.zeros(t.shape, dtype=torch.int64, device=t.device) for s, t in pins.base.items()}
-    clean = {s: torch.zeros(t.shape, dtype=torch.int16, device=t.device) for s, t in pins.base.items()}
-    touched = {s: torch.zeros(t.shape, dtype=torch.bool, device=t.device) for s, t in pins.base.items()}
+    code = {s: torch.zeros(t.shape, dtype=torch.int32, device=t.device) for s, t in pins.base.items()}
+    clean = {s: torch.ones_like(c, dtype=torch.bool) for s, c in code.items()}
+    touched = {s: torch.zeros_like(c, dtype=torch.bool) for s, c in code.items()}
     for bit in range(bits):
         is_set = (numbers >> bit & 1).bool()
         ones, zeros = (_changed(pins.run(NARROW, mask), pins.base) for mask in (is_set, ~is_set))
         for spot in code:
-            code[spot] += ones[spot].long() << bit
-            clean[spot] += ones[spot] ^ zeros[spot]
-            touched[spot] |= ones[spot] | zeros[spot]
+            one, zero = ones.get(spot, _NONE), zeros.get(spot, _NONE)
+            code[spot].add_(one.to(code[spot].device), alpha=1 << bit)
+            clean[spot] &= (one ^ zero).to(clean[spot].device)
+            touched[spot] |= (one | zero).to(touched[spot].device)
     for spot, value in code.items():
-        value[clean[spot] != bits] = SEVERAL
+        value[~clean[spot]] = SEVERAL
         value[~touched[spot]] = NOBODY
     return code
 
 
+_NONE = torch.zeros((), dtype=torch.bool)
+
+
 def _changed(now: Snapshot, base: Snapshot) -> Snapshot:
-    return {spot: differs(tensor, base[spot]) for spot, tensor in now.items()}
+    """Where values changed, for the spots where any did."""
+    return {s: differs(t, base[s]) for s, t in now.items() if not torch.equal(t, base[s])}
 
 
-def _reach(pins: PinnedCopy, flow: Flow) -> None:
-    """Both palettes: narrow values keep every activation responsive, wide ones show what narrow ones hide."""
-    for palette in (NARROW, WIDE):
-        base = pins.base if palette is NARROW else pins.run(palette)
-        for source in pins.sources:
-            for spot, changed in _changed(pins.run(palette, pins.mask(source)), base).items():
-                if bool(changed.any()):
-                    known = flow.reach.setdefault(spot, {})
-                    known[source] = known[source] | changed if source in known else changed
+def _reach(pins: PinnedCopy, flow: Flow, palette: Palette, base: Snapshot) -> None:
+    for source in pins.sources:
+        for spot, changed in _changed(pins.run(palette, pins.mask(source)), base).items():
+            known = flow.reach.setdefault(spot, {})
+            known[source] = known[source] | changed if source in known else changed
 
 
-def _cross(pins: PinnedCopy, flow: Flow) -> None:
-    base = pins.run(WIDE)
+def _cross(pins: PinnedCopy, flow: Flow, base: Snapshot) -> None:
+    flow.crossed = {spot: torch.zeros_like(code, dtype=torch.bool) for spot, code in flow.codes.items()}
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         chosen = torch.rand(pins.total, generator=generator) < 0.5
         for spot, changed in _changed(pins.run(WIDE, chosen), base).items():
             owner = flow.codes[spot]
             kept = ~chosen.to(owner.device)[owner.clamp(min=0)] & (owner >= 0)
-            wrong = changed & kept
-            flow.crossed[spot] = flow.crossed.get(spot, torch.zeros_like(wrong)) | wrong
+            flow.crossed[spot] |= changed & kept
 
 
 def owners(code: Tensor, axis: int) -> Tensor:
@@ -112,11 +115,11 @@ def owners(code: Tensor, axis: int) -> Tensor:
     Elements that depend on nobody (padding) do not count unless all do.
     """
     features = code.movedim(axis, 0).flatten(1) if code.ndim > 1 else code[:, None]
-    huge = torch.iinfo(torch.int64).max
+    huge = torch.iinfo(code.dtype).max
     low = torch.where(features >= 0, features, huge).amin(1)
     high = torch.where(features >= 0, features, NOBODY).amax(1)
     several = (features == SEVERAL).any(1) | ((high >= 0) & (low != high))
-    return torch.where(several, SEVERAL, high).cpu()
+    return torch.where(several, SEVERAL, high).long().cpu()
 
 
 def along(mask: Tensor, axis: int) -> Tensor:

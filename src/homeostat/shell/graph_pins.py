@@ -177,7 +177,8 @@ class PinnedCopy:
         self.parts: Anatomy = anatomy(self.model)
         self.calls: dict[str, int] = {}
         self.sources: dict[str, tuple[int, int]] = {}
-        self._values: dict[tuple[Palette, Slot], tuple[Tensor, Tensor]] = {}
+        self._values: dict[Slot, tuple[Tensor, Tensor]] = {}
+        self._values_of = NARROW
         self._templates: dict[tuple[str, int], Any] = {}
         self._palette, self._mask = NARROW, torch.zeros(0, dtype=torch.bool)
         self._snapshot: Snapshot = {}
@@ -288,15 +289,21 @@ class PinnedCopy:
     def _filled(self, part: Part, call: int, item: int, like: Tensor) -> Tensor:
         if not like.is_floating_point():
             return like.clone()
-        slot = (part.path, call, item)
-        if (self._palette, slot) not in self._values:
-            self._values[self._palette, slot] = self._palette.draw(slot, like)
-        first, second = self._values[self._palette, slot]
+        first, second = self._pair((part.path, call, item), like)
         start, end = self.sources[part.path]
-        chosen = self._mask[start:end].to(like.device)
-        if part.role is Role.UNITS:
-            chosen = chosen.reshape(-1, *[1] * (-part.axis - 1))
-        return torch.where(chosen, second, first)
+        chosen = self._mask[start:end]
+        if not bool(chosen.any()):
+            return first.clone()
+        if bool(chosen.all()):
+            return second.clone()
+        return torch.where(chosen.to(like.device).reshape(-1, *[1] * (-part.axis - 1)), second, first)
+
+    def _pair(self, slot: Slot, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self._values_of != self._palette:
+            self._values, self._values_of = {}, self._palette
+        if slot not in self._values:
+            self._values[slot] = self._palette.draw(slot, like)
+        return self._values[slot]
 
 
 def _perturbable(tensor: Tensor, first: bool) -> bool:
