@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -161,9 +162,10 @@ def _component(target: str) -> Any:
         if target not in named:
             raise UnknownName("component", target, named)
         return named[target]
-    sys.path.insert(0, "")
+    sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
+        sys.path.remove(os.getcwd())
     except ImportError as error:
         raise BadInput(f"cannot import {module!r} ({error}): is it installed, or in this folder?") from None
     if not hasattr(found, name):

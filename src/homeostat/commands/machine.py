@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from homeostat import __version__
-from homeostat.commands.app import command, show_json
-from homeostat.commands.records import AsJson
+from homeostat.commands.app import command, missing_extra, show_json
+from homeostat.commands.records import DEFAULT, PAGE, AsJson, Folder
+
+
+@command("homeostat demo", "homeostat demo --seeds 2 --tasks 20 --json")
+def demo(
+    seeds: Annotated[int, typer.Option(metavar="N", help="Runs of each arm, at least 2.")] = 5,
+    tasks: Annotated[int, typer.Option(metavar="N", help="How often the problem changes, more than 10.")] = 40,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = PAGE,
+    record: Folder = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Train on real digits that keep changing, untreated and under the closed loop, side by side. About a minute."""
+    try:
+        from homeostat import demo
+
+        demo.main(seeds=seeds, tasks=tasks, report=out, folder=record, as_json=as_json)
+    except ImportError as error:
+        raise missing_extra("all", error) from error
 
 
 @command("homeostat version --json")

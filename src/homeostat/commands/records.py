@@ -14,6 +14,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id (or the start of
 Folder = Annotated[Path, typer.Option("--record", metavar="DIR", help="Folder of run records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT = Path("homeostat-runs")
+PAGE = Path("homeostat-report.html")
 
 
 @command("homeostat runs", "homeostat runs --record elsewhere --json")
@@ -54,7 +55,7 @@ def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = 
 @command("homeostat report last --open", "homeostat report 20260101-120000-train --out page.html")
 def report(
     run: RunName = "last",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("homeostat-report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = PAGE,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     record: Folder = DEFAULT,
     as_json: AsJson = False,
