@@ -17,15 +17,16 @@ from homeostat.vitals.probe_task import fresh_targets
 
 def probe_of(model: nn.Module, x: torch.Tensor, seed: int = 0) -> Probe:
     parameters = {n: p.detach().clone() for n, p in model.named_parameters()}
-    return Probe(parameters, x, x, lambda p: functional_call(model, p, (x,)), lambda p: x.sum(), Draw(seed))
+    return Probe(parameters, x, x, lambda p: functional_call(model, dict(p), (x,)), lambda p: x.sum(), Draw(seed))
 
 
 def network(seed: int, bias: float = 0.0) -> nn.Sequential:
     g = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 3))
+    first = nn.Linear(5, 32)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(32, 3))
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=g) / p.shape[-1] ** 0.5
-    model[0].bias.data += bias
+    first.bias.data += bias
     return model
 
 

@@ -20,7 +20,7 @@ def oracle(matrix: np.ndarray, delta: float = 0.01) -> tuple[float, int, float]:
     """Effective rank, srank and stable rank from the definitions. The first two were compared with
     `compute_effective_rank` and `compute_abs_approximate_rank(prop=0.99)` of shibhansh/loss-of-plasticity: the same
     formulas (0 log 0 = 0; fewest largest singular values that reach the share)."""
-    s = scipy.linalg.svdvals(matrix.astype(np.float64))
+    s = np.asarray(scipy.linalg.svdvals(matrix.astype(np.float64)))
     held, k = 0.0, 0
     while held < (1 - delta) * s.sum() * (1 - 1e-12):
         held, k = held + s[k], k + 1

@@ -100,7 +100,7 @@ def top_eigenpair(
     Args:
         product: v [P] -> Av [P].
         start: first vector [P], any length but 0.
-        tolerance: stop at a residual of half this share of the value (accepted up to the whole); rounding of the
+        tolerance: stop at a residual of a tenth of this share of the value (accepted up to the whole); rounding of the
             operator, 1e-5 of its largest eigenvalue met, is allowed for.
         iterations: most products.
 
@@ -113,7 +113,7 @@ def top_eigenpair(
     used = 1
     while used < iterations - 1:
         r = hx - value * x
-        if not bool(torch.linalg.vector_norm(r) > _allowed(value, radius, tolerance / 2)):
+        if not bool(torch.linalg.vector_norm(r) > _allowed(value, radius, tolerance / 10)):
             break
         w = _orthonormal(r, (x,))
         p, hp = _orthonormal_pair(p, hp, x, hx, w, hw := product(w))

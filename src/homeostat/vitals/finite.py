@@ -12,14 +12,18 @@ from torch import Tensor
 from homeostat.core.component import Cite
 from homeostat.core.readings import Reading, Readings, layer_of
 from homeostat.core.vital import NETWORK, Partials, Reducer, Vital
+from homeostat.vitals.tensors import real
 
 
 def non_finite(values: Tensor, replica_axes: int = 0) -> Tensor:
     """Number of entries that are NaN or infinite: [*R, *shape] -> float32 [*R]; 0 is a measured zero.
 
-    x - x is 0 for every finite x and NaN otherwise, which takes a third of the time of `isfinite` on a CPU.
+    Entries are counted by x - x, which is 0 for every finite x and NaN otherwise. On a CPU, where looking at a value
+    costs no wait, a finite sum settles the common case in a third of the time.
     """
-    flat = values.detach().reshape(*values.shape[:replica_axes], -1) if values.numel() else values.new_zeros(())
+    flat = values.detach().reshape(*values.shape[:replica_axes], -1) if values.numel() else values.new_zeros(1)
+    if flat.device.type == "cpu" and bool(flat.sum(dtype=real(flat[..., :1]).dtype).isfinite()):
+        return torch.zeros(flat.shape[:-1])
     return (flat - flat).ne(0).sum(-1, dtype=torch.float32)
 
 
