@@ -32,6 +32,13 @@ class Flow:
     codes: dict[Spot, Tensor]
     reach: dict[Spot, dict[str, Tensor]] = field(default_factory=dict)
     crossed: dict[Spot, Tensor] = field(default_factory=dict)
+    _owners: dict[tuple[Spot, int], Tensor] = field(default_factory=dict)
+
+    def owners(self, spot: Spot, axis: int) -> Tensor:
+        """`owners` of the elements at a spot, remembered."""
+        if (spot, axis) not in self._owners:
+            self._owners[spot, axis] = owners(self.codes[spot], axis)
+        return self._owners[spot, axis]
 
     def reaches(self, spot: Spot, source: str) -> bool:
         """Whether anything of the source arrives at the spot."""

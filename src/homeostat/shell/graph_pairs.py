@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.units import Axis, UnitGroup
-from homeostat.shell.graph_decode import NOBODY, Flow, along, first_items, owners, spots_of
+from homeostat.shell.graph_decode import NOBODY, Flow, along, first_items, spots_of
 from homeostat.shell.graph_modules import Part, Role
 from homeostat.shell.graph_pins import PinnedCopy, Spot
 
@@ -83,7 +83,7 @@ def _examine(draft: _Draft, pins: PinnedCopy, flow: Flow) -> None:
 def _read(draft: _Draft, other: Part, spots: list[Spot], pins: PinnedCopy, flow: Flow) -> None:
     """Units arrive at another module's input: take its columns or parameters, or find out why not."""
     reason = _mixed(draft, other, spots, flow)
-    maps = [owners(flow.codes[spot], _axis(other, flow.codes[spot])) for spot in spots]
+    maps = [flow.owners(spot, _axis(other, flow.codes[spot])) for spot in spots]
     if reason is None and any(not torch.equal(owner, maps[0]) for owner in maps[1:]):
         reason = f"{other.path} is called {len(spots)} times with different units"
     if reason is None and other.grouped:
@@ -111,7 +111,7 @@ def _mixed(draft: _Draft, other: Part, spots: Iterable[Spot], flow: Flow) -> str
         if rivals:
             names = ", ".join(rivals[:3]) + (" and others" if len(rivals) > 3 else "")
             return f"before {other.path} its units are combined with {names} (residual, gate or attention)"
-        owned = draft.local(owners(flow.codes[spot], axis)) != NOBODY
+        owned = draft.local(flow.owners(spot, axis)) != NOBODY
         if bool((mine & ~owned).any()) or bool((along(flow.crossed[spot], axis) & mine).any()):
             return f"its units are mixed with each other before {other.path}"
     return None
@@ -145,9 +145,9 @@ def _carry(draft: _Draft, norm: Part, owner: Tensor, pins: PinnedCopy) -> None:
 def _check_complete(draft: _Draft) -> None:
     if draft.reasons:
         return
-    used = {int(unit) for axis in draft.columns for unit in axis.owner.unique() if unit >= 0}
-    if len(used) < draft.part.width:
-        missing = draft.part.width - len(used)
+    used = torch.cat([torch.tensor([NOBODY]), *(axis.owner for axis in draft.columns)]).unique().numel() - 1
+    if used < draft.part.width:
+        missing = draft.part.width - used
         draft.reasons.append(f"nothing was seen to use {missing} of its {draft.part.width} units")
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from homeostat.shell.graph_decode import Flow, along, owners
+from homeostat.shell.graph_decode import Flow, along
 from homeostat.shell.graph_modules import Part, Role, tensors_in
 from homeostat.shell.graph_pins import Palette, PinnedCopy, Spot
 
@@ -132,6 +132,8 @@ def _candidates(producer: Part, pins: PinnedCopy, flow: Flow) -> list[_Candidate
         part = pins.parts.parts.get(spot.path)
         if part is None or spot.side == "return" or spot.item or pins.calls.get(spot.path) != 1:
             continue
+        if not flow.reaches(spot, producer.path):
+            continue
         for axis in _axes(producer, part, spot, flow):
             index = _index(flow, spot, axis, start, end)
             if index is not None:
@@ -150,7 +152,7 @@ def _axes(producer: Part, part: Part, spot: Spot, flow: Flow) -> list[int]:
 
 def _index(flow: Flow, spot: Spot, axis: int, start: int, end: int) -> Tensor | None:
     """Positions of each unit [H, r], or None when they are incomplete, uneven or mixed."""
-    owner = owners(flow.codes[spot], axis)
+    owner = flow.owners(spot, axis)
     mine = (owner >= start) & (owner < end)
     if not bool(mine.any()) or bool((along(flow.crossed[spot], axis) & mine).any()):
         return None
