@@ -48,13 +48,14 @@ def wave(step, layer, start, end):
 
 def fill(record, layers=("fc1", "fc2", "head"), last=4000, every=20):
     for step in range(every, last + 1, every):
-        rows = [(step, "loss", "network", wave(step, 0, 2.4, 0.7) + 0.4 * math.exp(-(step % 1000) / 90))]
+        rows = []
         for i, layer in enumerate(layers):
             missing = i == 2 and 2000 < step < 2400
             rows.append((step, "dormant-units", layer, None if missing else abs(wave(step, i, 0.05, 0.93 / (i + 1)))))
             rows.append((step, "effective-rank", layer, wave(step, i, 61.0 - 5 * i, 9.4 + 3 * i)))
             norm = math.inf if (i, step) == (0, 3000) else math.exp(wave(step, i, 1.0 + i, -7.0 + i))
             rows.append((step, "gradient-norm", layer, norm))
+        rows.append((step, "loss", "network", wave(step, 0, 2.4, 0.7) + 0.4 * math.exp(-(step % 1000) / 90)))
         record.add_vitals(rows)
         record.progress(step, step * 0.004, 0.0147)
     for boundary in range(1000, last, 1000):

@@ -111,6 +111,7 @@ def test_findings_stand_on_the_timeline_for_as_long_as_they_stood(sick_run, show
 
 def test_the_worst_comes_first(shown):
     assert shown.text.index("dormant-units since step") < shown.text.index("rank-collapse since step")
+    assert [c["name"] for c in shown.data["charts"]] == ["loss", "dormant-units", "effective-rank", "gradient-norm"]
     assert "1 critical finding and 1 warning: dormant-units in fc1 and fc2 since step 1,200." in shown.text
 
 

@@ -17,14 +17,20 @@ SHOWN = 6
 """Lines a chart shows before the reader asks for more."""
 
 
-def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning]) -> list[dict[str, Any]]:
-    """One chart a vital: its lines, worst layers first, and what a reader must know to read it."""
+def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One chart a vital: its lines, worst layers first, and what a reader must know to read it.
+
+    Args:
+        meanings: vital -> what it means.
+        first: vitals that come first, in this order.
+    """
     vitals = reader.vitals()
     named = {layer for finding in reader.findings() for layer in finding.layers}
     colours = _colours(vitals)
     most = points_per_line(sum(len(layers) for layers in vitals.values()))
     charts = []
-    for name, layers in vitals.items():
+    for name in sorted(vitals, key=lambda name: first.index(name) if name in first else len(first)):
+        layers = vitals[name]
         meaning = meanings.get(name, Meaning())
         order, log = worst_first(layers, meaning.worse, named), not meaning.bounded and decades(layers) > 2
         charts.append(

@@ -53,7 +53,9 @@ def page(reader: RunReader, title: str | None = None) -> str:
 def contents(reader: RunReader) -> dict[str, Any]:
     """Everything the page says, as plain values for the template."""
     meta, findings, journal = reader.meta, words.ranked(reader.findings()), reader.journal()
-    drawn = charts.vital_charts(reader, explain.vital_meanings())
+    reads = explain.condition_vitals()
+    first = ["loss", *(name for f in findings for name in reads.get(f.condition, ()))]
+    drawn = charts.vital_charts(reader, explain.vital_meanings(), first)
     return {
         "meta": meta,
         "health": words.health(findings, meta.steps, bool(drawn)),

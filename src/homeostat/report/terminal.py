@@ -23,8 +23,8 @@ def findings_table(findings: Sequence[Finding], title: str | None = None) -> Tab
     table = Table(title=title, title_justify="left", show_lines=True, expand=False)
     table.add_column("finding", no_wrap=True)
     table.add_column("since step", justify="right", no_wrap=True)
-    table.add_column("evidence", ratio=3, min_width=24, overflow="fold")
-    table.add_column("what usually helps, on what evidence", ratio=4, min_width=30, overflow="fold")
+    table.add_column("evidence", ratio=2, min_width=24, overflow="fold")
+    table.add_column("what usually helps, on what evidence", ratio=5, min_width=30, overflow="fold")
     for finding in words.ranked(findings):
         name = Group(Text(finding.condition), severity(finding.severity))
         table.add_row(name, f"{finding.since_step:,}", _evidence(finding), _remedies(finding, 3))
