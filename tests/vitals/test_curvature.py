@@ -36,19 +36,33 @@ def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(seed):
     assert float(vector.norm()) == pytest.approx(1, rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 60), st.floats(-30, 30))
-def test_any_spectrum_gives_its_largest_algebraic_value_or_says_it_did_not_converge(seed, size, shift):
-    """The shift makes negative eigenvalues dominate in half of the cases; plain power iteration would return those."""
+def symmetric(seed: int, size: int, shift: float) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+    """A dense symmetric matrix, its eigenvalues and a start; shifts make negative eigenvalues dominate half the time."""
     rng = np.random.default_rng(seed)
     q, _ = np.linalg.qr(rng.normal(size=(size, size)))
     spectrum = rng.normal(size=size) * 10 + shift
-    matrix = torch.tensor((q * spectrum) @ q.T)
-    pair = top_eigenpair(lambda v: matrix @ v, torch.tensor(rng.normal(size=size)), 0.01, 200)
+    return torch.tensor((q * spectrum) @ q.T), spectrum, torch.tensor(rng.normal(size=size))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.floats(-30, 30))
+def test_a_converged_value_is_within_the_tolerance_of_an_eigenvalue(seed, size, shift):
+    matrix, spectrum, start = symmetric(seed, size, shift)
+    pair = top_eigenpair(lambda v: matrix @ v, start, 0.01, 200)
     assert bool(pair.converged)
-    distance = np.abs(spectrum - float(pair.value)).min()
-    assert distance <= 0.011 * abs(float(pair.value)) + 1e-3
-    assert float(pair.value) >= np.sort(spectrum)[-1] - 0.02 * np.abs(spectrum).max()
+    value = float(pair.value)
+    assert np.abs(spectrum - value).min() <= 0.01 * abs(value) + 1e-4 * np.abs(spectrum).max()
+    assert value <= spectrum.max() + 1e-9 * np.abs(spectrum).max()
+
+
+def test_it_is_the_largest_algebraic_value_for_99_of_100_random_matrices():
+    """A start almost orthogonal to the top eigenvector can end at the second; plain power iteration fails in half."""
+    missed = 0
+    for seed in range(200):
+        matrix, spectrum, start = symmetric(seed, 5 + seed % 50, 30 * np.sin(seed))
+        value = float(top_eigenpair(matrix.matmul, start, 0.01, 200).value)
+        missed += abs(spectrum.max() - value) > 0.01 * np.abs(spectrum).max()
+    assert missed <= 2
 
 
 def quadratic(curvatures: list[float]) -> Probe:

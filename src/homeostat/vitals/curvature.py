@@ -104,7 +104,9 @@ def top_eigenpair(
             operator, 1e-5 of its largest eigenvalue met, is allowed for.
         iterations: most products.
 
-    Stopping early needs the residual on the host: one wait for the device a step.
+    A start almost orthogonal to the top eigenvector can stop at the second: so it did, up to 6% of the spectral radius
+    too low, in 1 of 1,500 random symmetric matrices of up to 80 rows. Stopping early needs the residual on the host: one
+    wait for the device a step.
     """
     x = start / torch.linalg.vector_norm(start)
     hx = product(x)
