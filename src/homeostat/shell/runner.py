@@ -226,7 +226,7 @@ class Session:
                 traceback.print_exc()
 
 
-_JOURNAL_ROWS, _DRY_ROWS = 8, 200
+_JOURNAL_ROWS, _DRY_ROWS = 8, 20
 """Journal entries shown at the end; a dry run is there to show what would be done."""
 _NO_TORCH = "never imported torch"
 _NO_STEP = "took no step of a torch.optim optimizer in this process"

@@ -41,6 +41,7 @@ class StatusLine:
         self._write = self._stream.write
         self._wrapped: list[TextIO] = []
         self._shown, self._at_start = False, True
+        self._loss: float | None = None
 
     def open(self) -> None:
         """Start making way for what the script prints."""
@@ -59,16 +60,17 @@ class StatusLine:
 
         Args:
             step: optimizer steps completed.
-            loss: the last one known.
+            loss: of this step; None keeps showing the last one known.
             worst: the worst finding that stands, or words for it.
             note: anything else worth a few words ("treating fc1").
         """
+        self._loss = self._loss if loss is None else loss
         if not self.live or (now := time.monotonic()) < self._next or os.getpid() != self._pid:
             return
         self._next = now + self._every
         with self._lock:
             if self._wrapped and self._at_start:
-                self._draw(_line(step, loss, worst, note))
+                self._draw(_line(step, self._loss, worst, note))
 
     def print(self, *parts: Any, **options: Any) -> None:
         """Print for good, as `rich.console.Console.print` does; nothing when quiet or in a forked child."""
