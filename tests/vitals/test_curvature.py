@@ -37,7 +37,7 @@ def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(seed):
 
 
 def symmetric(seed: int, size: int, shift: float) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
-    """A dense symmetric matrix, its eigenvalues and a start; shifts make negative eigenvalues dominate half the time."""
+    """A dense symmetric matrix, its eigenvalues, a start; shifts let negative ones dominate half the time."""
     rng = np.random.default_rng(seed)
     q, _ = np.linalg.qr(rng.normal(size=(size, size)))
     spectrum = rng.normal(size=size) * 10 + shift
@@ -58,11 +58,11 @@ def test_a_converged_value_is_within_the_tolerance_of_an_eigenvalue(seed, size, 
 def test_it_is_the_largest_algebraic_value_for_99_of_100_random_matrices():
     """A start almost orthogonal to the top eigenvector can end at the second; plain power iteration fails in half."""
     missed = 0
-    for seed in range(200):
+    for seed in range(100):
         matrix, spectrum, start = symmetric(seed, 5 + seed % 50, 30 * np.sin(seed))
         value = float(top_eigenpair(matrix.matmul, start, 0.01, 200).value)
         missed += abs(spectrum.max() - value) > 0.01 * np.abs(spectrum).max()
-    assert missed <= 2
+    assert missed <= 1
 
 
 def quadratic(curvatures: list[float]) -> Probe:
@@ -118,6 +118,6 @@ def test_edge_is_one_where_gradient_descent_stops_being_stable():
     """On a quadratic of curvature c gradient descent with learning rate r multiplies the distance by |1 - r c|."""
     for rate in (0.49, 0.51):
         w = 1.0
-        for _ in range(200):
+        for _ in range(100):
             w -= rate * 4.0 * w
         assert (edge(4.0, rate) > 1) == (abs(w) > 1)

@@ -105,8 +105,8 @@ def top_eigenpair(
         iterations: most products.
 
     A start almost orthogonal to the top eigenvector can stop at the second: so it did, up to 6% of the spectral radius
-    too low, in 1 of 1,500 random symmetric matrices of up to 80 rows. Stopping early needs the residual on the host: one
-    wait for the device a step.
+    too low, in 1 of 1,500 random symmetric matrices of up to 80 rows. Stopping early needs the residual on the host:
+    one wait for the device a step.
     """
     x = start / torch.linalg.vector_norm(start)
     hx = product(x)
