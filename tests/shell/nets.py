@@ -283,6 +283,16 @@ def permuted() -> Net:
     return made(run, torch.randn(6, 4, 8), conv=nn.Conv1d(4, 5, 3), mid=nn.Linear(5, 6), out=nn.Linear(18, 3))
 
 
+def training_head() -> Net:
+    """An auxiliary head that only training uses."""
+
+    def run(m: Any, x: Tensor) -> Any:
+        h = F.relu(m.norm(m.one(x)))
+        return (m.out(h), m.aux(h)) if m.training else m.out(h)
+
+    return made(run, one=nn.Linear(4, 7), norm=nn.BatchNorm1d(7), out=nn.Linear(7, 3), aux=nn.Linear(7, 2))
+
+
 def frozen() -> Net:
     model, inputs = mlp()
     model[2].requires_grad_(False)
@@ -327,7 +337,8 @@ NETS: dict[str, Callable[[], Net]] = {
         mlp, functional_mlp, late_first, norm_before, norm_after, conv_net, functional_conv_net, residual_mlp,
         zero_residual, input_residual, resnet, encoder_layer, gpt, gated_mlp, recurrent, embedding_mlp,
         tied_functional_head, called_twice, siamese, two_heads, distribution_head, exposed, branches, unused_units,
-        weight_norm, depthwise, dropout, dict_input, permuted, frozen, hidden_switch, bare_weights, raises, noisy,
+        weight_norm, depthwise, dropout, dict_input, permuted, training_head, frozen, hidden_switch,
+        bare_weights, raises, noisy,
     )
 }  # fmt: skip
 

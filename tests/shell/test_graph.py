@@ -46,6 +46,7 @@ PAIRED: dict[str, dict[str, tuple[dict[str, list[int]], str]]] = {
     "depthwise": {"2": ({"4.weight": [*R(4)]}, "relu"), "4": ({"8.weight": [*R(6)]}, "relu")},
     "dropout": {"0": ({"3.weight": [*R(7)]}, "relu"), "3": ({"6.weight": [*R(5)]}, "elu")},
     "dict_input": {"one": ({"out.weight": [*R(7)]}, "relu")},
+    "training_head": {"one": ({"out.weight": [*R(7)], "aux.weight": [*R(7)]}, "relu")},
     "permuted": {"conv": ({"mid.weight": [*R(5)]}, "silu")},
 }
 # net -> layer -> words of the reason
@@ -86,6 +87,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "dropout": {"6": "output"},
     "dict_input": {"out": "output"},
     "permuted": {"mid": "mixed with each other before out", "out": "output"},
+    "training_head": {"out": "output", "aux": "output"},
     "frozen": {"0": "feeds 2, but its weight is frozen", "2": "frozen", "4": "output"},
     "hidden_switch": {"one": "mixed with each other before out", "out": "output"},
     "bare_weights": {"one": "output"},

@@ -92,7 +92,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], sam
     flow = follow(pins)
     groups, refused = pair(pins, flow)
     taps = find_taps(pins, flow)
-    for layer in unfit(model, groups, args, kwargs):
+    for layer in unfit(model, groups, args, kwargs, pins.training):
         refused[layer] = "resetting a disconnected unit changed the network's output, so something unseen uses it"
     for group in groups:
         if group.layer not in taps:
@@ -112,11 +112,23 @@ def _pinned(
     for keep in dict.fromkeys((min(samples, batch), batch)):
         some_args, some_kwargs = few((args, kwargs), batch, keep)
         try:
-            return PinnedCopy(model, some_args, some_kwargs), some_args, some_kwargs
+            return _pinned_either_way(model, some_args, some_kwargs), some_args, some_kwargs
         except Exception:
             if keep == batch:
                 raise
     raise AssertionError("unreachable")
+
+
+def _pinned_either_way(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PinnedCopy:
+    """In evaluation mode; in training mode where only that calls all layers (auxiliary heads use units too)."""
+    pins = PinnedCopy(model, args, kwargs)
+    if not pins.uncalled():
+        return pins
+    try:
+        trained = PinnedCopy(model, args, kwargs, training=True)
+    except Exception:
+        return pins
+    return trained if len(trained.uncalled()) < len(pins.uncalled()) else pins
 
 
 def _check_budget(pins: PinnedCopy, budget: float) -> None:

@@ -124,8 +124,8 @@ def reseed() -> None:
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode, in at least float32, without hooks.
+def private_copy(model: nn.Module, training: bool = False) -> nn.Module:
+    """A deep copy in evaluation mode (or training mode without dropout), in at least float32, without hooks.
 
     Raises:
         Untraceable: the model cannot be copied.
@@ -146,7 +146,11 @@ def private_copy(model: nn.Module) -> nn.Module:
             getattr(module, key, {}).clear()
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in twin.parameters()):
         twin = twin.float()
-    return twin.eval()
+    twin.train(training)
+    for module in twin.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    return twin
 
 
 def few(value: Any, batch: int, keep: int) -> Any:
@@ -171,8 +175,8 @@ class PinnedCopy:
         calls: path -> how often it was called in a forward pass.
     """
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.model = private_copy(model)
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool = False) -> None:
+        self.model, self.training = private_copy(model, training), training
         self.args, self.kwargs = args, kwargs
         self.parts: Anatomy = anatomy(self.model)
         self.calls: dict[str, int] = {}
@@ -189,6 +193,14 @@ class PinnedCopy:
         self._recording = True
         self.base = self.run(NARROW)
         self._recording = False
+
+    def uncalled(self) -> set[str]:
+        """Trainable layers that the forward pass did not use."""
+        return {
+            part.path
+            for part in self.parts.of(Role.UNITS, Role.OPAQUE)
+            if part.path not in self.calls and any(p.requires_grad for p in part.module.parameters())
+        }
 
     @property
     def total(self) -> int:

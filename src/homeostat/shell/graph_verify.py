@@ -15,16 +15,22 @@ from homeostat.shell.graph_pins import map_tensors, private_copy, reseed
 
 
 def unfit(
-    model: nn.Module, groups: Sequence[UnitGroup], args: tuple[Any, ...], kwargs: dict[str, Any], per_group: int = 4
+    model: nn.Module,
+    groups: Sequence[UnitGroup],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool = False,
+    per_group: int = 4,
 ) -> set[str]:
     """Layers whose pairing does not hold: disconnected units changed the output when their incoming side was redrawn.
 
     Norms that mix units (layer, group, RMS norm) are left out: through them a unit changes the others by design.
 
     Args:
+        training: try it in training mode (without dropout), where the network was traced in that.
         per_group: how many units, chosen at random, are tried in each group; all groups at once if that holds.
     """
-    trial = _Trial(model, args, kwargs, per_group)
+    trial = _Trial(private_copy(model, training), args, kwargs, per_group)
     if not groups or trial.holds(groups):
         return set()
     return {group.layer for group in groups if not trial.holds([group])}
@@ -32,7 +38,7 @@ def unfit(
 
 class _Trial:
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], per_group: int) -> None:
-        self.model, self.args, self.kwargs, self.per_group = private_copy(model), args, kwargs, per_group
+        self.model, self.args, self.kwargs, self.per_group = model, args, kwargs, per_group
         for part in anatomy(self.model).of(Role.NORM):
             if part.mixes:
                 part.module.forward = lambda *args, **kwargs: tensors_in((args, kwargs))[0]
