@@ -199,6 +199,7 @@ class ActiveUnits(ActivationVital):
     tensor(0.7500)
     """
 
+    entries = ("adaptive-rr",)
     cite = Cite(
         "Ma et al.", 2023, "Revisiting Plasticity in Visual RL: Data, Modules and Training Stages", "2310.07418"
     )
