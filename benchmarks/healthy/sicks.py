@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from healthy.trial import Trial, digits, he, mlp, supervised
+from healthy.trial import Trial, digits, mlp, supervised
 
 SICK: dict[str, Callable[[int], Trial]] = {}
 
@@ -22,16 +22,28 @@ def sick(*expected: str) -> Callable[[Callable[[int], Trial]], Callable[[int], T
     return mark
 
 
-@sick("oscillating-loss")
-def rate_too_high(seed: int) -> Trial:
+@sick("dormant-units")
+def adam_rate_too_high(seed: int) -> Trial:
     model = mlp(64, 100, 100, 10)
-    return supervised(model, optim.Adam(model.parameters(), 0.3), digits(), 600)
+    return supervised(model, optim.Adam(model.parameters(), 0.3), digits(), 400)
+
+
+@sick("oscillating-loss")
+def tanh_adam_rate_too_high(seed: int) -> Trial:
+    model = mlp(64, 100, 100, 10, act=nn.Tanh)
+    return supervised(model, optim.Adam(model.parameters(), 0.3), digits(), 400)
+
+
+@sick("oscillating-loss")
+def sgd_rate_too_high(seed: int) -> Trial:
+    model = mlp(64, 100, 100, 10, act=nn.Tanh)
+    return supervised(model, optim.SGD(model.parameters(), 3.0), digits(), 400)
 
 
 @sick("oscillating-loss")
 def momentum_rate_too_high(seed: int) -> Trial:
     model = mlp(64, 100, 100, 10, act=nn.Tanh)
-    return supervised(model, optim.SGD(model.parameters(), 3.0, momentum=0.9), digits(), 600)
+    return supervised(model, optim.SGD(model.parameters(), 1.0, momentum=0.9), digits(), 400)
 
 
 @sick("exploding-gradients")
@@ -65,6 +77,14 @@ def dead_start(seed: int) -> Trial:
 
 
 @sick("dormant-units")
+def dead_bottleneck(seed: int) -> Trial:
+    """An autoencoder whose six-unit bottleneck is rectified, so that most of it dies."""
+    x, _ = digits()
+    model = mlp(64, 64, 6, 64, 64)
+    return supervised(model, optim.Adam(model.parameters(), 1e-2), (x, x), 500, loss=F.mse_loss)
+
+
+@sick("dormant-units")
 def died_by_rate(seed: int) -> Trial:
     model = mlp(64, 100, 100, 10)
     return supervised(model, optim.Adam(model.parameters(), 0.05), digits(), 600)
@@ -93,7 +113,7 @@ def saturated_start(seed: int) -> Trial:
 
 @sick("rank-collapse")
 def deep_plain(seed: int) -> Trial:
-    model = he(mlp(64, *[64] * 24, 10), 0.9)
+    model = mlp(64, *[64] * 16, 10)
     return supervised(model, optim.SGD(model.parameters(), 0.01), digits(), 400)
 
 

@@ -117,7 +117,7 @@ def residual(seed: int) -> Trial:
 def transformer(seed: int) -> Trial:
     model = Transformer()
     rate = optim.AdamW(model.parameters(), 3e-3)
-    return supervised(model, rate, sequences(seed), 500, batch=32, loss=token_loss, schedule=cosine(500), clip=1.0)
+    return supervised(model, rate, sequences(seed), 300, batch=32, loss=token_loss, schedule=cosine(300), clip=1.0)
 
 
 @well
@@ -136,6 +136,12 @@ def regression_relu(seed: int) -> Trial:
 def regression_tanh(seed: int) -> Trial:
     model = mlp(20, 64, 64, 1, act=nn.Tanh)
     return supervised(model, optim.SGD(model.parameters(), 0.05), teacher(seed), 800, loss=F.mse_loss)
+
+
+@well
+def regression_batch_1(seed: int) -> Trial:
+    model = mlp(20, 64, 64, 1)
+    return supervised(model, optim.SGD(model.parameters(), 0.005), teacher(seed), 2000, batch=1, loss=F.mse_loss)
 
 
 @well
@@ -159,6 +165,14 @@ def two_classes(seed: int) -> Trial:
 
 
 @well
+def two_classes_long(seed: int) -> Trial:
+    """Far past convergence with weight decay: the last layer collapses to about one direction a class, by design."""
+    x, y = digits()
+    model = mlp(64, 64, 64, 2)
+    return supervised(model, optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4), (x, y % 2), 2000)
+
+
+@well
 def imbalanced(seed: int) -> Trial:
     x, y = digits()
     model = mlp(64, 100, 100, 2)
@@ -178,7 +192,7 @@ def label_noise(seed: int) -> Trial:
 @well
 def autoencoder(seed: int) -> Trial:
     x, _ = digits()
-    model = mlp(64, 64, 6, 64, 64)
+    model = nn.Sequential(mlp(64, 64, 6), mlp(6, 64, 64))
     return supervised(model, optim.Adam(model.parameters(), 2e-3), (x, x), 800, loss=F.mse_loss)
 
 
@@ -186,7 +200,7 @@ def autoencoder(seed: int) -> Trial:
 def full_batch(seed: int) -> Trial:
     x, y = digits()
     model = mlp(64, 32, 32, 10, act=nn.Tanh)
-    return supervised(model, optim.SGD(model.parameters(), 0.3), (x[:500], y[:500]), 600, batch=0, probe=True)
+    return supervised(model, optim.SGD(model.parameters(), 0.3), (x[:500], y[:500]), 400, batch=0, probe=True)
 
 
 @well

@@ -152,7 +152,7 @@ def test_edge_of_stability_is_information_and_knows_momentum() -> None:
 
 def test_a_swinging_loss_counts_only_without_progress_and_with_one_objective() -> None:
     rng = np.random.default_rng(0)
-    swings = list(2.3 + rng.uniform(0, 12, 60))
+    swings = [2.3, *(2.3 + rng.uniform(0, 12, 60))]
     assert OscillatingLoss().signs(series(loss__network=swings), Facts())["network"].severity == "warning"
     coming_down = [v * 0.95**i for i, v in enumerate(swings)]
     assert not OscillatingLoss().signs(series(loss__network=coming_down), Facts())

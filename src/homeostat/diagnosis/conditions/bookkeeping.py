@@ -36,7 +36,8 @@ class UntrainedParameters(Condition):
         if facts.steps < self.steps and not facts.ended:
             return {}
         signs = _by_layer(facts.idle, "info", "no optimizer holds it and it receives no gradient")
-        signs |= _by_layer(facts.no_gradient, "warning", "an optimizer holds it, but its gradient was always None")
+        unseen = facts.no_gradient if facts.steps else ()
+        signs |= _by_layer(unseen, "warning", "an optimizer holds it, but its gradient was always None")
         signs |= _by_layer(facts.unoptimized, "warning", "it receives gradients, but no optimizer holds it")
         return signs
 

@@ -27,11 +27,27 @@ def judged_losses(history: History, facts: Facts) -> dict[str, tuple[Array, Arra
     return {k: (s, v) for k, (s, v) in series.items() if v.size and np.isfinite(v).all() and v.min() >= 0}
 
 
+def starting_level(values: Array, history: History, facts: Facts) -> float:
+    """The level a loss started from: its first reading, which is of step 1, before anything could go well or wrong.
+
+    With a few samples per step that one reading is a matter of luck, and the median of the first 5 is taken instead.
+    """
+    return median(values[:5]) if tiny_batches(history, facts) else float(values[0])
+
+
+def tiny_batches(history: History, facts: Facts) -> bool:
+    """Whether steps see so few samples that one loss says little: known, or because no share of units could be told."""
+    if facts.batch_size is not None:
+        return facts.batch_size < 8
+    layers = history.layers("dormant-units")
+    return bool(layers) and not any(history.series("dormant-units", layer)[1].size for layer in layers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OscillatingLoss(Condition):
     """The loss swings by a good part of its starting level and has made little progress.
 
-        roughness of the last 40 readings / median of the first 5 >= amplitude,   median now / start >= progress
+        roughness of the last 40 readings / start >= amplitude,   their median / start >= progress
 
     Roughness (see `trends.roughness`) does not count a trend, nor single jumps. A noisy loss that comes down is only
     small batches; a converged loss swings relative to itself, not relative to its start.
@@ -58,8 +74,8 @@ class OscillatingLoss(Condition):
         for layer, (_, values) in judged_losses(history, facts).items():
             if values.size < self.readings:
                 continue
-            start, window = median(values[:5]), values[-self.readings :]
-            swing, level = roughness(window) / start, median(window) / start
+            start, window = starting_level(values, history, facts), values[-self.readings :]
+            swing, level = (f(window) / max(start, 1e-30) for f in (roughness, median))
             if swing >= self.info and level >= self.progress:
                 severity = "warning" if swing >= self.warning else "info"
                 text = f"the loss swings by {swing:.0%} of its starting level and stands at {level:.0%} of it"
@@ -72,7 +88,7 @@ class StalledLearning(Condition):
     """The loss has not come down since the start: it never began to learn.
 
     After at least `readings` readings over `steps` steps, the median of the last half is not below (1 - progress) of
-    the median of the first tenth, and Kendall's tau shows no significant fall. A plateau after a fall is no stall,
+    the starting level, and Kendall's tau shows no significant fall. A plateau after a fall is no stall,
     and a run that did not start here is not judged.
 
     Settings:
@@ -99,7 +115,8 @@ class StalledLearning(Condition):
         for layer, (steps, values) in judged_losses(history, facts).items():
             if values.size < self.readings or steps[-1] - steps[0] < self.steps:
                 continue
-            start, now = median(values[: max(5, values.size // 10)]), median(values[values.size // 2 :])
+            start = max(starting_level(values, history, facts), median(values[:5]))
+            now = median(values[values.size // 2 :])
             tau = kendall_tau(values)
             if start > 0 and now >= (1 - self.progress) * start and tau > -tau_limit(values.size):
                 text = f"the loss is {now:.4g} after {steps[-1]:.0f} steps; at the start it was {start:.4g}"
