@@ -266,6 +266,25 @@ def test_an_adjacency_matrix_may_not_be_cut() -> None:
     assert [g.layer for g in trace_units(model, inputs).groups] == ["one"]
 
 
+def test_a_forward_that_closes_over_the_original_is_not_run() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    first, norm, act, last = model
+    model.forward = lambda x: last(act(norm(first(x))))  # type: ignore[method-assign]
+    before = everything(model)
+    trace = trace_units(model, (torch.randn(6, 4),))
+    assert not trace.groups and "closure" in trace.refused["0"]
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(model), strict=True))
+    model(torch.randn(6, 4))
+
+
+def test_inside_autocast_the_copy_runs_in_full_precision() -> None:
+    model, inputs = nets.build("mlp")
+    with torch.autocast("cpu", torch.bfloat16):
+        trace = trace_units(model, inputs)
+        assert torch.is_autocast_enabled("cpu")
+    assert [(g.layer, g.nonlinearity) for g in trace.groups] == [("0", "relu"), ("2", "tanh")]
+
+
 def test_half_precision_and_a_computed_weight_are_copied() -> None:
     model, (x,) = nets.build("mlp")
     assert [g.layer for g in trace_units(model.bfloat16(), (x.bfloat16(),)).groups] == ["0", "2"]

@@ -65,7 +65,7 @@ def trace_units(
     """
     began = time.perf_counter()
     try:
-        with quarantine():
+        with quarantine(model):
             trace = _traced(model, args, dict(kwargs or {}), samples, budget)
     except Exception as error:  # the user's own forward may fail in any way; tracing must not take training down
         trace = _nothing(model, _reason(error))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 
@@ -90,20 +91,44 @@ def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def quarantine() -> Iterator[None]:
-    """Run user code with every global random stream saved and restored, without gradients and eagerly."""
+def quarantine(model: nn.Module) -> Iterator[None]:
+    """Run a copy of `model` with every global random stream saved and restored, eagerly, without gradients or autocast.
+
+    Should the copy call modules of the original (a forward that is a closure over them), it is stopped before they run.
+    """
+    guard = register_module_forward_pre_hook(_Guard(model))
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own stream
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     fastpath, token = torch.backends.mha.get_fastpath_enabled(), _TRACING.set(True)
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder layer would bypass its own submodules
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), _eagerly():
+        with torch.random.fork_rng(devices), torch.no_grad(), _eagerly(), _full_precision():
             yield
     finally:
+        guard.remove()
         torch.backends.mha.set_fastpath_enabled(fastpath)
         _TRACING.reset(token)
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class _Guard:
+    """A global pre-hook: other threads may go on using the network meanwhile, the tracing one may not."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.originals = {id(module) for module in model.modules()}
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if tracing() and id(module) in self.originals:
+            raise Untraceable("its forward is bound to its own modules (a closure), so a copy cannot be run instead")
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_initialized() else [])):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _eagerly() -> contextlib.AbstractContextManager[Any]:
