@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from homeostat.core.errors import BadInput
+from homeostat.core.treatment import Fresh
 from homeostat.diagnosis.history import History
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def _patient_state(patient: Patient) -> dict[str, Any]:
         "step": patient.network.step,
         "treatments": patient.ward.state_dict(),
         "initial": dict(site.initial) if site is not None else {},
+        "fresh": {n: asdict(f) for n, f in site.fresh.items()} if site is not None else {},
         "controllers": [{"begun": r.begun, "state": dict(r.state)} for r in patient.regulators],
     }
 
@@ -71,8 +74,7 @@ def _load_patient(patient: Patient, saved: Mapping[str, Any]) -> None:
     patient.network.step = saved["step"]
     patient.next_event = saved["step"] + 1
     patient.ward.load(saved["treatments"])
-    patient.ward.resumed_initial = dict(saved["initial"])
-    if patient.ward.site is not None:
-        patient.ward.site.initial = dict(saved["initial"])
+    fresh = {name: Fresh(**values) for name, values in saved["fresh"].items()}
+    patient.ward.recall(dict(saved["initial"]), fresh)
     for regulator, entry in zip(patient.regulators, saved["controllers"], strict=True):
         regulator.begun, regulator.state = entry["begun"], dict(entry["state"])

@@ -158,6 +158,7 @@ class Engine:
         patient = next(p for p in self.patients if p.network is network)
         network.optimizers = optimizers
         network.stepped.clear()
+        network.active = {id(o) for o in optimizers}
         for optimizer in optimizers:
             self._by_optimizer[id(optimizer)] = (weakref.ref(optimizer), patient)
 
@@ -200,6 +201,7 @@ class Engine:
             return None
         network = patient.network
         if id(optimizer) in network.stepped:
+            network.active = set(network.stepped)
             self._end_round(patient, optimizer)
         if network.stepped or network.step + 1 < patient.next_event:
             return None
@@ -221,8 +223,7 @@ class Engine:
         if found_overflow(optimizer):
             network.skipped += 1
             return
-        network.stepped.add(id(optimizer))
-        if len(network.stepped) >= len(network.optimizers):
+        if network.completes_round(optimizer):
             self._end_round(patient, optimizer)
 
     def _patient(self, optimizer: Optimizer) -> Patient | None:

@@ -26,6 +26,7 @@ class Network:
         skipped: steps a GradScaler left out.
         losses: loss of each step since the last sample.
         stepped: ids of the optimizers that have stepped in the present round.
+        active: ids of the optimizers that take part in rounds; one that others overtake is left out until it steps.
         no_gradient: parameters held by an optimizer that never had a gradient so far.
     """
 
@@ -37,11 +38,19 @@ class Network:
     skipped: int = 0
     losses: list[Tensor] = field(default_factory=list)
     stepped: set[int] = field(default_factory=set)
+    active: set[int] = field(default_factory=set)
     no_gradient: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.resumed = any(o.state for o in self.optimizers)
         self.no_gradient = set(self.trained())
+        self.active = {id(o) for o in self.optimizers}
+
+    def completes_round(self, optimizer: Optimizer) -> bool:
+        """Take in that this optimizer stepped; whether every active one now has."""
+        self.stepped.add(id(optimizer))
+        self.active.add(id(optimizer))
+        return self.active <= self.stepped
 
     def named(self, layer: str) -> str:
         """The layer's name in records and findings."""

@@ -68,7 +68,7 @@ class Ward:
         self.site: Site | None = None
         self.courses: list[Course] = []
         self.strict = False
-        self.resumed_initial: dict[str, Tensor] = {}
+        self._recalled: tuple[dict[str, Tensor], dict[str, Fresh]] = ({}, {})
 
     def add(self, treatment: Treatment, why: str = "asked for") -> Course:
         """Begin a treatment; it acts from the next due step on.
@@ -95,9 +95,16 @@ class Ward:
     def settle(self, site: Site) -> None:
         """The network is known now: begin every treatment, carry out surgery."""
         self.site = site
-        site.initial = site.initial or self.resumed_initial
+        self.recall(*self._recalled)
         for course in list(self.courses):
             self._begin_or_drop(course)
+
+    def recall(self, initial: dict[str, Tensor], fresh: dict[str, Fresh]) -> None:
+        """How the network began, when training resumes: it can no longer be seen from its present values."""
+        self._recalled = (initial, fresh)
+        if self.site is not None:
+            self.site.initial = initial or self.site.initial
+            self.site.fresh = {**self.site.fresh, **fresh}
 
     def wants_activations(self, step: int) -> bool:
         """Whether some treatment reads activations at the step with this number."""

@@ -21,8 +21,8 @@ from homeostat.shell.settings import Settings
 class Watch:
     """The zero-line engine.
 
-    The first step of an optimizer nobody knows makes it look for that optimizer's networks among all that live; from the
-    next forward pass on they are followed. Optimizers built later are found the same way. A rebuilt optimizer over
+    The first step of an optimizer nobody knows makes it look for that optimizer's networks among all that live; from
+    the next forward pass on they are followed. Optimizers built later are found the same way. A rebuilt optimizer over
     parameters of a known network takes the old one's place. Optimizers that never step are none of its business.
 
     Args:
