@@ -30,7 +30,7 @@ _SETUPS: dict[str, Setup] = {
     "adam eps 1e-3": Setup("Adam with epsilon 1e-3 instead of 1e-8", optimizer=partial(FAST_ADAM, eps=1e-3)),
     "tanh": Setup("tanh instead of ReLU", nonlinearity=nn.Tanh),
 }
-_ADAM = {"batch_size": 32, "rate": 1e-3}
+_ADAM = {"batch_size": 25, "rate": 3e-3}
 VITALS = ("sharpness", "gradient rank", "dead", "weight norm")
 
 
@@ -75,7 +75,7 @@ def _foresight(arms: Mapping[str, Measures]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PlasticityProbeStudy(Study):
-    """Memorise random labels of 800 digits, 40 times anew; 64-128-128-10 network, Adam at 1e-3.
+    """Memorise random labels of 100 digits, 40 times anew, 20 passes each; 64-128-128-10 network, Adam at 3e-3.
 
     At every second task's end a copy of the network is asked to fit fresh random targets (P, the vital `plasticity`),
     and sharpness, the rank of the per-example gradients' cosines, dead units and weight norm are measured. The paper's
@@ -91,6 +91,10 @@ class PlasticityProbeStudy(Study):
         "Plasticity, probed by fitting fresh targets, is lost in ordinary training; its loss goes with the curvature "
         "of the loss more than with dead units, and layer normalisation preserves it best."
     )
+    tuning: ClassVar[str] = (
+        "learning rate (1e-3 or 3e-3) and number of items (800, 160 or 100) on seed 1000, with plain training and layer norm; "
+        "the expectations were written before"
+    )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = (
         Expectation("plain training: P falls by more than 0.05", fall("plain", "P, early", "P, late"), 0.05),
@@ -99,8 +103,8 @@ class PlasticityProbeStudy(Study):
         Expectation("P foretells the accuracy on the next labels (rank correlation above 0.5)", _foresight, 0.5),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"tasks": 4, "epochs": 1, "items": 96, "width": 16, "edge": 1, "probe": 32, "fit": 5, **_ADAM},
-        "paper": {"tasks": 40, "epochs": 10, "items": 800, "width": 128, "edge": 5, "probe": 256, "fit": 100, **_ADAM},
+        "smoke": {"tasks": 4, "epochs": 1, "items": 50, "width": 16, "edge": 1, "fit": 5, **_ADAM},
+        "paper": {"tasks": 40, "epochs": 20, "items": 100, "width": 128, "edge": 5, "fit": 100, **_ADAM},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
@@ -109,19 +113,18 @@ class PlasticityProbeStudy(Study):
         stream = RandomLabels(data=self.data, seed=seed, **count)
         model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 2, stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        phases = Phases(model, stream, seed, sizes["probe"], sizes["fit"])
+        phases = Phases(model, stream, seed, sizes["fit"])
         course = train(model, optimizer, stream, setup.treatments, seed, phases.after_task)
         return {"accuracy, late": course.late("end", sizes["edge"]), **phases.summary(sizes["edge"], course.end)}
 
 
 @dataclass
 class Phases:
-    """What is measured at every second task's end, on the first items of the stream."""
+    """What is measured at every second task's end, on all its items."""
 
     model: nn.Sequential
     stream: RandomLabels
     seed: int
-    items: int
     steps: int
     series: dict[str, list[float]] = field(default_factory=dict)
     tasks: list[int] = field(default_factory=list)
@@ -145,8 +148,8 @@ class Phases:
             self.series.setdefault(name, []).append(float(f"{float(value):.5g}"))
 
     def probe(self, task: int) -> Probe:
-        """The network as it is, on the first items with the labels of a task."""
-        inputs, labels = (part[: self.items] for part in self.stream.whole(task))
+        """The network as it is, on all items with the labels of a task."""
+        inputs, labels = self.stream.whole(task)
 
         def outputs(parameters: Mapping[str, Tensor]) -> Tensor:
             return functional_call(self.model, dict(parameters), (inputs,))

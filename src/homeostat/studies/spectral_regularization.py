@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from homeostat.core.component import Cite
-from homeostat.streams import RandomLabels
+from homeostat.streams import PermutedLabels
 from homeostat.studies.study import Study
 from homeostat.studies.training import Setup, condition, l2, train
 from homeostat.studies.verdict import Expectation, Measure, Measures, fall, number
@@ -64,7 +64,7 @@ def _steadier(arms: Mapping[str, Measures]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralRegularizationStudy(Study):
-    """Memorise random labels of 800 digits, 50 times anew; 64-128-128-128-10 ReLU network, Adam at 1e-3.
+    """Digits whose labels are permuted anew 50 times, one pass each; 64-128-128-128-10 ReLU network, Adam at 3e-3.
 
     Accuracy is that on all items at a task's end. Early is the mean over the first ten tasks, late over the last ten.
     Every penalty has the same three strengths; nothing is chosen afterwards. This tests trainability on one kind of
@@ -80,6 +80,10 @@ class SpectralRegularizationStudy(Study):
         "Keeping every layer's largest singular value near one keeps a network trainable over many tasks, and depends "
         "less on the penalty's strength than L2, L2 towards the initial weights, or Wasserstein distance to them."
     )
+    tuning: ClassVar[str] = (
+        "learning rate (1e-3 or 3e-3) and problem (random or permuted labels) on seed 1000, with plain training alone; "
+        "the strengths were not tuned"
+    )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = (
         Expectation("plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
@@ -88,14 +92,14 @@ class SpectralRegularizationStudy(Study):
         Expectation("spectral has the smallest range over strengths of the four penalties", _steadier),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"tasks": 2, "epochs": 1, "items": 96, "batch_size": 32, "width": 16, "rate": 1e-3, "edge": 1},
-        "paper": {"tasks": 50, "epochs": 8, "items": 800, "batch_size": 32, "width": 128, "rate": 1e-3, "edge": 10},
+        "smoke": {"tasks": 2, "items": 96, "batch_size": 32, "width": 16, "rate": 3e-3, "edge": 1},
+        "paper": {"tasks": 50, "items": 0, "batch_size": 32, "width": 128, "rate": 3e-3, "edge": 10},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
         sizes, setup = self.sizes(budget), _SETUPS[arm]
-        count = {key: sizes[key] for key in ("tasks", "epochs", "items", "batch_size")}
-        stream = RandomLabels(data=self.data, seed=seed, **count)
+        count = {key: sizes[key] for key in ("tasks", "items", "batch_size")}
+        stream = PermutedLabels(data=self.data, seed=seed, **count)
         model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 3, stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
         course = train(model, optimizer, stream, setup.treatments, seed)
