@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from homeostat.core.draw import Draw
@@ -15,6 +15,7 @@ from homeostat.core.edits import Edit
 from homeostat.core.treatment import Stage, State, Treatment, View
 from homeostat.shell import surgery
 from homeostat.testing.grid import Case, fresh_of, norms_of
+from homeostat.treatments.shapes import statistic_dtype
 
 BOUNDARY_EVERY = 7
 
@@ -53,12 +54,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.model = self.case.build(self.seed)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        kind = (
-            torch.optim.Adam(parameters, lr=1e-2) if self.adam else torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
-        )
-        self.optimizer: torch.optim.Optimizer = kind
-        self.fresh = fresh_of(self.model)
+        self.look()
+        parameters = list(self.trained.values())
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, foreach=True)
+        if self.adam:
+            self.optimizer = torch.optim.Adam(parameters, lr=1e-2, foreach=True)
+        self.fresh, self.norms = fresh_of(self.model), norms_of(self.model)
         self.initial = {n: p.clone() for n, p in self.parameters().items()}
         self.activations: dict[str, Tensor] = {}
         self.outputs = torch.empty(0)
@@ -67,23 +68,27 @@ class Bench:
             self.state = self.treatment.init(self.view(), self.knobs)
             self.act(Stage.SURGERY)
 
+    def look(self) -> None:
+        """Note which parameters the network has now."""
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
     def parameters(self) -> dict[str, Tensor]:
         """Trainable parameters, detached (not copied)."""
-        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        return {n: p.detach() for n, p in self.trained.items()}
 
     def view(self, copied: bool = False) -> View:
         """What a treatment sees now."""
-        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.requires_grad and p.grad is not None}
+        gradients = {n: p.grad for n, p in self.trained.items() if p.grad is not None}
         view = View(
             step=self.step,
             parameters=self.parameters(),
-            buffers=dict(self.model.named_buffers()),
+            buffers=dict(self.model.named_buffers()) if self.norms else {},
             gradients=gradients,
             initial=self.initial,
             units=self.case.groups,
             activations=dict(self.activations),
             fresh=self.fresh,
-            norms=norms_of(self.model),
+            norms=self.norms,
             draw=Draw(self.seed, (self.treatment.name if self.treatment else "", self.step)),
             learning_rate=1e-2,
         )
@@ -99,7 +104,7 @@ class Bench:
         inputs, targets = self.case.data(self.step)
         self.optimizer.zero_grad()
         self.outputs = self.forward(inputs)
-        F.cross_entropy(self.outputs.float(), targets).backward()
+        F.cross_entropy(self.outputs.to(statistic_dtype(self.outputs)), targets).backward()
         yield from self.act(Stage.GRADIENT)
         self.optimizer.step()
         yield from self.act(Stage.UPDATE)
@@ -107,21 +112,13 @@ class Bench:
             yield from self.act(Stage.BOUNDARY)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Run the network and keep its units' activations."""
-        handles = [
-            self.model.get_submodule(tap).register_forward_hook(self._keep(layer))
-            for layer, tap in self.case.taps.items()
-        ]
-        outputs = self.model(inputs)
-        for handle in handles:
-            handle.remove()
-        return outputs
-
-    def _keep(self, layer: str):
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            self.activations[layer] = output.detach().movedim(1, -1).reshape(-1, output.shape[1])
-
-        return hook
+        """Run the network (a Sequential) and keep its units' activations."""
+        layer_at = {tap: layer for layer, tap in self.case.taps.items()}
+        for name, module in self.model.named_children():
+            inputs = module(inputs)
+            if name in layer_at:
+                self.activations[layer_at[name]] = inputs.detach().movedim(1, -1).reshape(-1, inputs.shape[1])
+        return inputs
 
     def act(self, stage: Stage) -> list[Event]:
         """Plan and apply, if the treatment acts at this stage."""
@@ -134,6 +131,8 @@ class Bench:
             return []
         before = self.view(copied=True)
         surgery.apply(edits, self.model, [self.optimizer], component=self.treatment.name)
+        if stage == Stage.SURGERY:
+            self.look()
         return [Event(before, edits, self.view(copied=True))]
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -148,6 +147,7 @@ class Bench:
         """Another run that continues from this one's model and optimizer, and from a saved state."""
         other = Bench(self.case, None, self.adam, self.seed)
         other.model, other.optimizer = copy.deepcopy((self.model, self.optimizer))
+        other.look()
         other.step, other.treatment, other.state = self.step, self.treatment, state
         other.initial = self.initial
         if self.treatment is not None:

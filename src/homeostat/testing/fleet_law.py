@@ -29,7 +29,7 @@ def lifts(treatment: Treatment) -> None:
         benches = [Bench(case, treatment, adam=False, seed=seed) for seed in range(REPLICAS)]
         stacked_state = treatment.init(_stack([b.view() for b in benches]), benches[0].knobs)
         _compare(stacked_state, _stacked([b.state for b in benches]), "the first state")
-        for _ in range(20):
+        for _ in range(14):
             views, states = _advance(benches)
             plans = [treatment.plan(v, s, benches[0].knobs) for v, s in zip(views, states, strict=True)]
             edits, state = treatment.plan(_stack(views), _stacked(states), benches[0].knobs)

@@ -27,6 +27,7 @@ class Case:
         batch: items a batch.
         dtype: of network and inputs.
         dead: layer -> number of leading units made dead by a large negative bias.
+        quiet: layer -> number of leading units made nearly silent by small incoming weights.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     batch: int = 8
     dtype: torch.dtype = torch.float32
     dead: Mapping[str, int] = field(default_factory=dict)
+    quiet: Mapping[str, int] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> nn.Module:
         """The network, always the same for a seed; torch's global randomness is left as it was."""
@@ -46,6 +48,9 @@ class Case:
         with torch.no_grad():
             for layer, count in self.dead.items():
                 model.get_parameter(f"{layer}.bias")[:count] = -10.0
+            for layer, count in self.quiet.items():
+                for parameter in model.get_submodule(layer).parameters():
+                    parameter[:count] *= 1e-3
         return model
 
     def data(self, step: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +131,7 @@ _MLP = {"groups": (group("0", 12, "2"), group("2", 9, "4")), "taps": {"0": "1", 
 _NO_BIAS = {"groups": (group("0", 12, "2", bias=False), group("2", 9, "4", bias=False)), "taps": {"0": "1", "2": "3"}}
 
 MLP = Case("mlp", _mlp(), **_MLP)
-TANH = Case("tanh, nothing dead", _mlp(nn.Tanh), **_MLP)
+TANH = Case("tanh, some nearly silent", _mlp(nn.Tanh), **_MLP, quiet={"0": 3, "2": 2})
 DEAD = Case("dead units", _mlp(), **_MLP, dead={"0": 4, "2": 3})
 NORMED = Case(
     "layer norm and batch norm",

@@ -16,8 +16,10 @@ from homeostat.testing import facts
 from homeostat.testing.bench import Bench, frozen, same, trial_of
 from homeostat.testing.check import Law
 from homeostat.testing.fleet_law import lifts
-from homeostat.testing.grid import CONV, DEAD, DOUBLE, FROZEN, GRID, HALF, MLP, TANH
+from homeostat.testing.grid import CONV, DEAD, DOUBLE, FROZEN, GRID, HALF, MLP, NORMED, TANH
 
+IDENTITY_STEPS, SHORT_STEPS, LONG_STEPS = 10, 30, 200
+LONG = (TANH, DEAD, NORMED, CONV, HALF)
 SUPPORTED_STAGES = (Stage.SURGERY, Stage.GRADIENT, Stage.UPDATE, Stage.BOUNDARY)
 
 
@@ -61,8 +63,8 @@ def _identity(treatment: Treatment) -> None:
     off = replace(treatment, **{**{k: v for k, v in treatment.trial.items() if k not in values}, **values})
     for case in GRID:
         plain, treated = Bench(case), Bench(case, off)
-        plain.train(16)
-        treated.train(16)
+        plain.train(IDENTITY_STEPS)
+        treated.train(IDENTITY_STEPS)
         wrong = same(plain.snapshot(), treated.snapshot())
         assert not wrong, f"on {case.name!r} {wrong} differs from the untreated run"
 
@@ -71,7 +73,7 @@ def _pure(treatment: Treatment) -> None:
     """Planning twice gives the same edits; view, state, knobs and torch's global randomness stay as they were."""
     for case in (MLP, CONV):
         bench = Bench(case, treatment, adam=False)
-        for _ in range(24):
+        for _ in range(14):
             bench.train(1)
             view, state = bench.view(), dict(bench.state)
             kept_view, kept_state, kept_knobs = frozen(view), _copied(state), _copied(bench.knobs)
@@ -102,7 +104,7 @@ def _alike(first, second) -> bool:
 
 
 class _LongRuns:
-    """200 steps on every network of the grid, done once for the laws that look at them."""
+    """Long runs on the grid, done once for the laws that look at them: 200 steps on the networks that differ most."""
 
     def __init__(self) -> None:
         self.events: dict[str, int] = {}
@@ -115,7 +117,7 @@ class _LongRuns:
         for bench in _benches(treatment):
             where = bench.case.name
             self.events[where] = 0
-            for _ in range(200):
+            for _ in range(LONG_STEPS if bench.case in LONG else SHORT_STEPS):
                 for event in bench.train(1):
                     self.events[where] += 1
                     if wrong := treatment.effect(event.before, event.edits, event.after):
@@ -124,7 +126,7 @@ class _LongRuns:
             self.infinite += [f"{n} on {where!r}" for n, v in tensors.items() if not bool(torch.isfinite(v).all())]
 
     def acts(self, treatment: Treatment) -> None:
-        """Under its trial settings it does something within 200 steps, if not before the first."""
+        """Under its trial settings it does something within its long runs, if not before the first."""
         self._run(treatment)
         assert any(self.events.values()) or treatment.stage == Stage.SURGERY, (
             "it did nothing on any network of the grid"
@@ -136,9 +138,9 @@ class _LongRuns:
         assert not self.broken, self.broken[0]
 
     def finite(self, treatment: Treatment) -> None:
-        """200 steps on every network of the grid leave finite parameters, optimizer state and treatment state."""
+        """200 steps (30 on the milder networks) leave finite parameters, optimizer state and treatment state."""
         self._run(treatment)
-        assert not self.infinite, f"{self.infinite[0]} is not finite after 200 steps"
+        assert not self.infinite, f"{self.infinite[0]} is not finite at the end"
 
 
 def _benches(treatment: Treatment, cases=GRID) -> Iterator[Bench]:
@@ -210,7 +212,7 @@ def _only_dead(bench: Bench, edits) -> bool:
 
 
 def _learns_again(treatment: Treatment) -> None:
-    """On a network without dead units the outgoing weights of every reset unit get a gradient in the next step, and
+    """On a network without dead units, the outgoing weights of every reset unit get a gradient in the next step, and
     its incoming weights in the one after."""
     if not _resets(treatment):
         return

@@ -53,7 +53,7 @@ class ReDo(Treatment):
     stage = Stage.UPDATE
     reads = frozenset({Reading.ACTIVATIONS})
     needs_units = True
-    trial: ClassVar[Mapping[str, Any]] = {"threshold": 0.5, "every": 6}
+    trial: ClassVar[Mapping[str, Any]] = {"threshold": 0.1, "every": 3}
     optimizer_state: ClassVar[str] = "moments cleared for the incoming and outgoing weights of recycled units"
 
     threshold: float = knob(

@@ -1,0 +1,29 @@
+"""Every registered treatment keeps the laws, but for what it declares."""
+
+import io
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from homeostat.core.component import components
+from homeostat.testing.bench import Bench, same, trial_of
+from homeostat.testing.check import check_component
+from homeostat.testing.grid import MLP
+
+TREATMENTS = components("treatment")
+
+
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_laws(name: str):
+    report = check_component(TREATMENTS[name])
+    assert report.ok, str(report)
+    assert set(report.declared) == set(TREATMENTS[name].declared)
+
+
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_state_survives_safetensors(name: str):
+    bench = Bench(MLP, trial_of(TREATMENTS[name]()))
+    bench.train(9)
+    assert not same(load(save(bench.state)), bench.state)
+    torch.save(bench.state, io.BytesIO())
