@@ -161,15 +161,15 @@ def _benches(treatment: Treatment, cases=GRID) -> Iterator[Bench]:
 
 
 def _moments(treatment: Treatment) -> None:
-    """Optimizer state is zero where it was to be cleared."""
+    """Optimizer state is zero where it was to be cleared, and wherever a unit's weights were reset."""
     for adam, keys in ((True, ("exp_avg", "exp_avg_sq")), (False, ("momentum_buffer",))):
         bench = Bench(TANH, treatment, adam)
         for _ in range(30):
             for event in bench.train(1):
-                named = dict(bench.model.named_parameters())
                 for edit in event.edits:
-                    if isinstance(edit, ClearMoments):
-                        state = bench.optimizer.state[named[edit.target]]
+                    reset = isinstance(edit, SetValues) and _resets(treatment)
+                    if isinstance(edit, ClearMoments) or reset:
+                        state = bench.optimizer.state[bench.trained[edit.target]]
                         where = True if edit.mask is None else edit.mask
                         left = sum(float((state[key].abs() * where).sum()) for key in keys)
                         assert left == 0, f"moments of {edit.target} are not cleared"
