@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from homeostat.core.vital import Vital
 
@@ -51,10 +51,12 @@ class Cadence:
         """Names of the vitals to measure at the end of this step (first step: 1)."""
         return tuple(name for name in self._tier if step == 1 or step % self.every(name) == 0)
 
-    def next_due(self, step: int) -> int:
-        """The first step after `step` at which something is due."""
-        steps = {self.every(name) for name in self._tier}
-        return min((step // k + 1) * k for k in steps) if steps else SLOWEST
+    def next_due(self, step: int, names: Collection[str] | None = None) -> int:
+        """The first step after `step` at which something (of `names`, when given) is due."""
+        if step < 1:
+            return 1
+        steps = {self.every(name) for name in self._tier if names is None or name in names}
+        return min((step // k + 1) * k for k in steps) if steps else step + SLOWEST
 
     def learn(self, costs: Mapping[str, float], base: float, step_seconds: float) -> bool:
         """Update from what one sample cost.

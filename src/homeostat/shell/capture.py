@@ -56,10 +56,8 @@ class Capture:
         self.installed: frozenset[str] = frozenset()
 
     def install(self, layers: Iterable[str]) -> None:
-        """Put hooks on exactly these layers' taps; anything captured and not taken is dropped."""
+        """Put hooks on exactly these layers' taps; what was captured and not taken is dropped when they change."""
         wanted = frozenset(layer for layer in layers if layer in self.taps)
-        for sink in self._sinks.values():
-            sink.clear()
         if wanted == self.installed:
             return
         self.remove()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -30,7 +29,7 @@ from homeostat.shell.losses import LOSSES
 from homeostat.shell.measuring import Monitor, Row
 from homeostat.shell.network import Network, found_overflow
 from homeostat.shell.probing import ProbeMaker
-from homeostat.shell.regulating import Healer, Regulator, fixed_cadences, regulators
+from homeostat.shell.regulating import LOOP_EVERY, Healer, Regulator, fixed_cadences, regulators
 from homeostat.shell.settings import Settings
 from homeostat.shell.treating import Ward
 
@@ -79,6 +78,7 @@ class Engine:
         self._vitals = settings.selected_vitals()
         self._healer: Healer | None = None
         self.loop = ClosedLoop() if settings.auto else None
+        self._loop_every = settings.every or LOOP_EVERY
         self._started = time.perf_counter()
         self._broken: set[str] = set()
         self._scaled = False
@@ -123,7 +123,8 @@ class Engine:
         """
         maker = ProbeMaker(network, self.settings.probe, self.settings.seed) if self.settings.probe else None
         every = self.settings.every
-        reads = [name for c in self.diagnostician.conditions.values() for name in c.reads]
+        judged = {name for c in self.diagnostician.conditions.values() for name in c.reads}
+        reads = [v for v in self._vitals if v.name in judged]
         fixed = fixed_cadences(self.settings.controllers, self.settings.auto, every, reads)
         cadence = Cadence(self._vitals, self.settings.budget, every, fixed)
         make: Callable[[], Probe] | None = maker
@@ -219,7 +220,7 @@ class Engine:
             return
         network = patient.network
         if loss is not None:
-            network.losses.append(loss)
+            network.add_loss(loss)
         if found_overflow(optimizer):
             network.skipped += 1
             return
@@ -243,7 +244,8 @@ class Engine:
         patient.monitor.before_update(step)
         if not patient.ward.busy(Stage.GRADIENT, step):
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        me, *positional = args  # the optimizer itself comes first
+        closure = positional[0] if positional else kwargs.get("closure")
         if closure is None:
             patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
             return None
@@ -253,15 +255,13 @@ class Engine:
             patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
             return value
 
-        return ((args[0], treated_closure, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"})
+        return ((me, treated_closure, *positional[1:]), {k: v for k, v in kwargs.items() if k != "closure"})
 
     def _end_round(self, patient: Patient, optimizer: Optimizer) -> None:
         network = patient.network
         network.stepped.clear()
         network.step += 1
         if network.step < patient.next_event:
-            if len(network.losses) >= 512:  # keep memory bounded between rare samples
-                network.losses[:] = [torch.stack(network.losses).mean()]
             return
         start = time.perf_counter()
         with self.survive("after a step"):
@@ -274,51 +274,44 @@ class Engine:
         activations = monitor.capture.take() if monitor.capture is not None else {}
         patient.anatomy.note_widths(activations)
         patient.ward.act(Stage.UPDATE, step, activations, optimizer)
+        gathered = monitor.collect(step, activations) if monitor.capture is not None else {}
         if monitor.due(step):
-            self._sample(patient, step, activations)
+            self._sample(patient, step, gathered)
         for regulator in patient.regulators:
             if step % regulator.controller.every == 0 and (turned := regulator.turn(self.history)) is not None:
                 self._keep([(step, "knob", network.named(turned[0]), turned[1])])
+        if self._healer is not None and patient is self.patients[0] and step % self._loop_every == 0:
+            self._healer.step(step, self.findings, self.history)
         patient.anatomy.after_step(step)
         self._schedule(patient, step)
 
     def _schedule(self, patient: Patient, step: int) -> None:
         """Decide the next step at which anything happens, and put hooks on exactly when it needs them."""
         ward, monitor = patient.ward, patient.monitor
-        upcoming = monitor.cadence.next_due(step)
-        if patient.regulators:
-            upcoming = min(upcoming, *(_next_multiple(step, r.controller.every) for r in patient.regulators))
-        treated = step + 1 if patient.anatomy.waiting else ward.next_due(step)
-        patient.next_event = min(upcoming, treated)
-        if monitor.capture is None:
-            return
-        following = step + 1
-        wanted: set[str] = set()
-        if ward.wants_activations(following):
-            wanted |= {group.layer for group in ward.site.units} if ward.site is not None else set()
-        if monitor.wants_activations(following):
-            wanted |= set(monitor.capture.taps)
-        if wanted or monitor.capture.installed:
+        events = [monitor.cadence.next_due(step), step + 1 if patient.anatomy.waiting else ward.next_due(step)]
+        events += [_next_multiple(step, r.controller.every) for r in patient.regulators]
+        if self._healer is not None:
+            events.append(_next_multiple(step, self._loop_every))
+        if monitor.capture is not None:
+            starts = {"ward": ward.next_due(step), "monitor": monitor.capture_from(step)}
+            wanted: set[str] = set()
+            if starts["monitor"] == step + 1:
+                wanted |= set(monitor.capture.taps)
+            if ward.wants_activations(step + 1) and ward.site is not None:
+                wanted |= {group.layer for group in ward.site.units}
             monitor.capture.install(wanted)
-        # hooks go on at the end of the step before the one they read
-        for ahead, wants in ((upcoming, monitor.wants_activations), (treated, ward.wants_activations)):
-            if ahead > following and wants(ahead):
-                patient.next_event = min(patient.next_event, ahead - 1)
+            # hooks go on at the end of the step before the first one they read
+            events += [start - 1 for start in starts.values() if start - 1 > step]
+        patient.next_event = min(events)
 
     # ---- samples
 
     def _sample(self, patient: Patient, step: int, activations: dict[str, Tensor]) -> None:
         network, monitor = patient.network, patient.monitor
         began = time.perf_counter()
-        loss = torch.stack([x.float() for x in network.losses]).mean() if network.losses else None
-        network.losses.clear()
-        if monitor.wants_activations(step):
-            monitor.check_taps(activations)
-        rows, costs = monitor.sample(step, activations, loss)
+        rows, costs = monitor.sample(step, activations, network.mean_loss())
         self._keep(rows)
         self._diagnose()
-        if self._healer is not None and patient is self.patients[0]:
-            self._healer.step(step, self.findings, self.history)
         patient.ward.flush()
         self._progress()
         now = time.perf_counter()

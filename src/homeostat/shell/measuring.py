@@ -46,6 +46,9 @@ class Monitor:
         self.initial: dict[str, Tensor] = {}
         if any(Reading.INITIAL in v.reads for v in self.vitals.values()):
             self.initial = {n: p.clone() for n, p in network.values().items()}
+        self._readers = [v for v in self.vitals.values() if Reading.ACTIVATIONS in v.reads]
+        self._lead = 1
+        self._window: list[Mapping[str, Tensor]] = []
         self._before: dict[str, Tensor] = {}
         self._silent = 0
         self._sane: set[tuple[str, str]] = set()
@@ -65,9 +68,29 @@ class Monitor:
         """Whether a vital due at this step reads this."""
         return any(reading in self.vitals[name].reads for name in self.due(step))
 
-    def wants_activations(self, step: int) -> bool:
-        """Whether a vital due at this step reads activations."""
-        return self.reads(Reading.ACTIVATIONS, step)
+    def capture_from(self, step: int) -> int:
+        """The first step after `step` whose activations are needed: the next due one, or a few before it when a step's
+        batch is smaller than the vitals need."""
+        due = self.cadence.next_due(step, [v.name for v in self._readers])
+        return max(step + 1, due - self._lead + 1)
+
+    def collect(self, step: int, activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take in what was captured; at a due step, return everything since the window opened.
+
+        A batch below the vitals' `min_samples` is made up from as many steps as it takes.
+        """
+        self._window.append(activations)
+        if not self.reads(Reading.ACTIVATIONS, step):
+            return {}
+        layers = dict.fromkeys(layer for part in self._window for layer in part)
+        joined = {k: torch.cat([part[k] for part in self._window if k in part]) for k in layers}
+        rows = max((len(v) for v in activations.values()), default=0)
+        if rows:
+            needed = max(getattr(v, "min_samples", 1) for v in self._readers)
+            self._lead = max(1, -(-needed // rows)) if rows < needed else 1
+        self._window = []
+        self._check_taps(joined)
+        return joined
 
     def before_update(self, step: int) -> None:
         """Keep the weights as they are before the optimizer moves them, where a due vital compares."""
@@ -105,7 +128,7 @@ class Monitor:
         self._before = {}
         return self._rows(step, measured), costs
 
-    def check_taps(self, activations: Mapping[str, Tensor]) -> None:
+    def _check_taps(self, activations: Mapping[str, Tensor]) -> None:
         """The self-test: taps that were installed and stayed silent on several samples are reported, not guessed."""
         if self.capture is None or not self.capture.installed:
             return

@@ -24,7 +24,7 @@ class Network:
         compiled: torch.compile runs it, so hooks on its parts may never fire.
         step: rounds of optimizer steps completed.
         skipped: steps a GradScaler left out.
-        losses: loss of each step since the last sample.
+        losses: loss of each step since the last sample, folded now and then so that memory stays bounded.
         stepped: ids of the optimizers that have stepped in the present round.
         active: ids of the optimizers that take part in rounds; one that others overtake is left out until it steps.
         no_gradient: parameters held by an optimizer that never had a gradient so far.
@@ -37,6 +37,7 @@ class Network:
     step: int = 0
     skipped: int = 0
     losses: list[Tensor] = field(default_factory=list)
+    folded: tuple[Tensor | None, int] = (None, 0)
     stepped: set[int] = field(default_factory=set)
     active: set[int] = field(default_factory=set)
     no_gradient: set[str] = field(default_factory=set)
@@ -51,6 +52,25 @@ class Network:
         self.stepped.add(id(optimizer))
         self.active.add(id(optimizer))
         return self.active <= self.stepped
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Keep the loss of a step, on its device."""
+        self.losses.append(loss)
+        if len(self.losses) >= 512:
+            self._fold()
+
+    def mean_loss(self) -> Tensor | None:
+        """Mean loss over the steps since the last call, 0-dim, or None when there was none."""
+        self._fold()
+        (total, count), self.folded = self.folded, (None, 0)
+        return None if total is None else total / count
+
+    def _fold(self) -> None:
+        if self.losses:
+            total, count = self.folded
+            added = torch.stack([loss.float() for loss in self.losses]).sum()
+            self.folded = (added if total is None else total + added, count + len(self.losses))
+            self.losses.clear()
 
     def named(self, layer: str) -> str:
         """The layer's name in records and findings."""

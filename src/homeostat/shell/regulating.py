@@ -15,6 +15,7 @@ from homeostat.core.controller import Controller
 from homeostat.core.errors import HomeostatError, Refused
 from homeostat.core.finding import Finding, JournalEntry
 from homeostat.core.treatment import State, Treatment
+from homeostat.core.vital import Vital
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.loop import Action, ClosedLoop
 from homeostat.shell.treating import Ward
@@ -22,6 +23,9 @@ from homeostat.shell.treating import Ward
 LEARNING_RATE = "lr"
 LOOP_EVERY = 50
 """Cadence, in steps, of the closed loop and of the vitals it reads, unless `every` is given."""
+
+HEAVY_SLOWER = 20
+"""How much less often the closed loop has vitals measured that take many passes (sharpness, plasticity)."""
 
 
 @dataclass(eq=False)
@@ -134,14 +138,15 @@ class Healer:
 
 
 def fixed_cadences(
-    controllers: Sequence[Controller], auto: bool, every: int | None, reads: Sequence[str]
+    controllers: Sequence[Controller], auto: bool, every: int | None, reads: Sequence[Vital]
 ) -> dict[str, int]:
     """Vital -> fixed cadence in steps, for everything that feeds a controller or the closed loop.
 
     Args:
-        reads: names of the vitals that findings are judged by.
+        reads: the vitals that findings are judged by; the heavy ones are measured `HEAVY_SLOWER` times less often.
     """
-    fixed = dict.fromkeys(reads, every or LOOP_EVERY) if auto else {}
+    base = every or LOOP_EVERY
+    fixed = {v.name: base * (HEAVY_SLOWER if v.cost == "heavy" else 1) for v in reads} if auto else {}
     for controller in controllers:
         name = controller.vital.partition("@")[0]
         fixed[name] = min(controller.every, fixed.get(name, controller.every))
