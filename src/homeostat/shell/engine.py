@@ -242,12 +242,14 @@ class Engine:
         step = patient.network.step + 1
         self._scaled |= hasattr(optimizer, "grad_scale")
         patient.monitor.before_update(step)
-        if not patient.ward.busy(Stage.GRADIENT, step):
-            return None
         me, *positional = args  # the optimizer itself comes first
         closure = positional[0] if positional else kwargs.get("closure")
         if closure is None:
-            patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
+            if patient.ward.busy(Stage.GRADIENT, step):
+                patient.ward.act(Stage.GRADIENT, step, {}, optimizer)
+            return None
+        # what is due is asked inside: the first forward, at which treatments begin, may happen in there
+        if not any(course.treatment.stage == Stage.GRADIENT for course in patient.ward.courses):
             return None
 
         def treated_closure() -> Any:

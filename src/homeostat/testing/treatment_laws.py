@@ -12,7 +12,7 @@ from torch import Tensor
 from homeostat.core.edits import ClearMoments, SetValues
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage, State, Treatment
-from homeostat.testing import facts
+from homeostat.testing import engine_laws, facts
 from homeostat.testing.bench import Bench, frozen, same, trial_of
 from homeostat.testing.check import Law
 from homeostat.testing.fleet_law import lifts
@@ -46,6 +46,10 @@ def laws_for_treatment(treatment: Treatment) -> list[Law]:
         ("resume", _resume, trial),
         ("lifts", lifts, trial),
         ("refuses", _refuses, trial),
+        ("treats when attached", engine_laws.treats_when_attached, trial),
+        ("one trajectory", engine_laws.one_trajectory, trial),
+        ("no trace", engine_laws.no_trace, trial),
+        ("resumes when attached", engine_laws.resumes, trial),
     ]
     return [(name, lambda law=law, subject=subject: law(subject)) for name, law, subject in laws]
 

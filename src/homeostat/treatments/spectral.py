@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from homeostat.core.component import Cite, knob, option
+from homeostat.core.draw import Draw
 from homeostat.core.edits import AddGradient, Edit
 from homeostat.core.readings import Reading
 from homeostat.core.treatment import Stage, State, Treatment, View
@@ -60,9 +61,11 @@ class SpectralRegularization(Treatment):
 
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
         state: State = {}
+        # not view.draw itself: the start must not depend on the step at which the treatment begins
+        draw = Draw(view.draw.seed, (self.name,))
         for name, weight in view.weights().items():
             matrix = as_matrix(weight, lead(view)).to(statistic_dtype(weight))
-            state[f"{name}/v"] = _unit(view.draw.normal(f"{name}/v", matrix[..., 0, :]))
+            state[f"{name}/v"] = _unit(draw.normal(f"{name}/v", matrix[..., 0, :]))
         return state
 
     def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
