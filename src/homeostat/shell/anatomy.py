@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -46,6 +48,7 @@ class Anatomy:
         network, ward, monitor: of the same patient; they are told what is found.
         not_measured: takes (what, why).
         on_known: called when the network is known, so that hooks can go on before its layers are reached.
+        guard: wraps the work done inside the user's own forward pass, so that an error in it is reported, not raised.
 
     Attributes:
         waiting: the model has not been called yet.
@@ -60,9 +63,10 @@ class Anatomy:
         monitor: Monitor,
         not_measured: Callable[[str, str], None],
         on_known: Callable[[], None] = lambda: None,
+        guard: Callable[[str], AbstractContextManager[None]] = lambda what: contextlib.nullcontext(),
     ) -> None:
         self._network, self._ward, self._monitor, self._tell = network, ward, monitor, not_measured
-        self._on_known = on_known
+        self._on_known, self._guard = on_known, guard
         self._handle: Any = None
         self._since = network.step
         self.waiting = True
@@ -74,8 +78,12 @@ class Anatomy:
         if self._network.compiled:
             self._finish(UnitTrace(), "the model runs under torch.compile, where hooks do not fire reliably")
             return
-        hook = FirstCall(self._network.model, self.learn_from)
+        hook = FirstCall(self._network.model, self._guarded)
         self._handle = self._network.model.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with self._guard("getting to know the network"):
+            self.learn_from(args, kwargs)
 
     def learn_from(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Trace the network with the arguments of one of its calls."""

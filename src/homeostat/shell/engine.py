@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 import weakref
@@ -58,6 +59,7 @@ class Engine:
         record: where it is written.
         strict: let refusals and errors of treatments reach the caller (for laws and tests) instead of reporting them.
         on_sample: called after each sample with (step, loss or None, findings), for a status line.
+        speak: takes what the user must hear at once (a refusal, an internal error); warns by default.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Engine:
         record: RunRecord,
         strict: bool = False,
         on_sample: Callable[[int, float | None, list[Finding]], None] | None = None,
+        speak: Callable[[str], object] | None = None,
     ) -> None:
         self.settings, self.record, self.strict = settings, record, strict
         self.history, self.diagnostician = History(), Diagnostician()
@@ -73,7 +76,7 @@ class Engine:
         self.patients: list[Patient] = []
         self.spent = 0.0
         self.setup = 0.0
-        self._on_sample = on_sample
+        self._on_sample, self._speak = on_sample, speak or _warn
         self._by_optimizer: dict[int, tuple[weakref.ref[Optimizer], Patient]] = {}
         self._vitals = settings.selected_vitals()
         self._healer: Healer | None = None
@@ -131,7 +134,8 @@ class Engine:
         ward = Ward(network, self.settings.seed, self.settings.dry_run, self.tell)
         ward.strict = self.strict
         monitor = Monitor(network, self._vitals, cadence, self.not_measured, make)
-        anatomy = Anatomy(network, ward, monitor, self.not_measured, lambda: self._schedule(patient, network.step))
+        known = lambda: self._schedule(patient, network.step)  # noqa: E731
+        anatomy = Anatomy(network, ward, monitor, self.not_measured, known, self.survive)
         patient = Patient(network, monitor, ward, regulators(self.settings.controllers, ward), anatomy)
         for treatment in self.settings.treatments:
             ward.add(treatment)
@@ -187,7 +191,7 @@ class Engine:
         with self.survive("record"):
             self.record.add_journal(entry)
         if entry.action in ("refuse", "error") and not self.strict:
-            warnings.warn(f"homeostat: {entry.component}: {entry.why}", RuntimeWarning, stacklevel=2)
+            self._speak(f"{entry.component}: {entry.why}")
 
     def not_measured(self, what: str, why: str) -> None:
         """Say what is missing from the record, and why."""
@@ -379,8 +383,16 @@ class Engine:
                 raise
             if what not in self._broken:
                 self._broken.add(what)
-                text = f"homeostat: an internal error in {what}, reported once, training goes on"
-                warnings.warn(f"{text}: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)
+                text = f"an internal error in {what}, reported once, training goes on"
+                self._speak(f"{text}: {type(error).__name__}: {error}")
+
+
+def _warn(text: str) -> None:
+    """Warn, and where warnings are errors, print: training does not end because of a message."""
+    try:
+        warnings.warn(f"homeostat: {text}", RuntimeWarning, stacklevel=4)
+    except RuntimeWarning:
+        print(f"homeostat: {text}", file=sys.stderr)
 
 
 def _next_multiple(step: int, every: int) -> int:

@@ -215,8 +215,10 @@ class Ward:
     def _begin(self, course: Course) -> None:
         assert self.site is not None
         if course.treatment.needs_units and not self.site.units:
-            reasons = "; ".join(f"{layer}: {why}" for layer, why in list(self.site.refused.items())[:4])
-            raise Refused(course.name, "this network", f"no hidden layer could be paired ({reasons or 'none found'})")
+            named = [f"{layer or type(self.network.model).__name__}: {why}" for layer, why in self.site.refused.items()]
+            more = f" (and {len(named) - 4} more)" if len(named) > 4 else ""
+            why = f"no hidden layer could be paired ({'; '.join(named[:4]) or 'none found'}){more}"
+            raise Refused(course.name, "this network", why)
         if course.begun:
             return
         if Reading.INITIAL in course.treatment.reads and not self.site.initial:

@@ -28,11 +28,12 @@ class Watch:
     Args:
         settings: what to measure and do.
         record: where it is written.
-        status: told (step, loss, findings) after each sample, if it has `update`.
+        status: a `StatusLine`: shows each sample and what must be heard at once.
     """
 
     def __init__(self, settings: Settings, record: RunRecord, status: Any = None) -> None:
-        self.engine = Engine(settings, record, on_sample=self._sampled)
+        speak = None if status is None else lambda text: status.print(f"homeostat: {text}", style="yellow")
+        self.engine = Engine(settings, record, on_sample=self._sampled, speak=speak)
         self._status, self._record = status, record
         self._known: dict[int, weakref.ref[Optimizer]] = {}
 
