@@ -174,7 +174,8 @@ def _moments(treatment: Treatment) -> None:
                     reset = isinstance(edit, SetValues) and _resets(treatment)
                     if isinstance(edit, ClearMoments) or reset:
                         state = bench.optimizer.state[bench.trained[edit.target]]
-                        where = True if edit.mask is None else edit.mask
+                        mask = getattr(edit, "mask", None)
+                        where = True if mask is None else mask
                         left = sum(float((state[key].abs() * where).sum()) for key in keys)
                         assert left == 0, f"moments of {edit.target} are not cleared"
 
