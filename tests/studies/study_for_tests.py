@@ -1,5 +1,6 @@
 """A study that costs nothing: importable by worker processes, never registered under a real name."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +19,7 @@ class Toy(Study, abstract=True):
     Settings:
         log: file to which every run appends a line; "" for none.
         stop_at: the seed at which the user presses Ctrl-C; -1 for never.
+        pause: seconds a run takes.
     """
 
     name = "toy"
@@ -29,11 +31,13 @@ class Toy(Study, abstract=True):
 
     log: str = ""
     stop_at: int = -1
+    pause: float = 0.0
 
     def run(self, arm, seed, budget):
         if self.log:
             with Path(self.log).open("a") as file:
                 file.write(f"{arm} {seed}\n")
+        time.sleep(self.pause)
         if seed == self.stop_at and arm == "b":
             raise KeyboardInterrupt
         return {"score": torch.randn(()).item() + (arm == "b"), "series": [float(seed), 0.5], "threads": threads()}

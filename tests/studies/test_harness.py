@@ -3,6 +3,12 @@
 import dataclasses
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +101,36 @@ def test_two_processes_give_the_same_figures(tmp_path):
     one = run_study(Toy(), seeds=3, folder=tmp_path / "1", progress=False)
     two = run_study(Toy(), seeds=3, jobs=2, folder=tmp_path / "2", progress=False)
     assert one.per_seed == two.per_seed
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from study_for_tests import Toy
+from homeostat.studies import run_study
+
+if __name__ == "__main__":
+    run_study(Toy(pause=0.2), seeds=500, jobs=2, folder=Path(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path):
+    (tmp_path / "go.py").write_text(INTERRUPTED)
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "runs")]
+    process = subprocess.Popen(command, env=paths, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    study = Toy(pause=0.2)
+    kept = Cells(study, "smoke", tmp_path / "runs").path
+    while process.poll() is None and not (kept.exists() and kept.read_bytes().count(b"arm") >= 3):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt"), errors
+    assert "PoolWorker" not in errors, "a worker complained too"
+    assert Cells(study, "smoke", tmp_path / "runs").get(("a", 0)) is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_only_a_full_run_of_a_study_of_ours_goes_into_the_package(tmp_path, monkeypatch):

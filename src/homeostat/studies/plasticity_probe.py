@@ -92,8 +92,8 @@ class PlasticityProbeStudy(Study):
         "of the loss more than with dead units, and layer normalisation preserves it best."
     )
     tuning: ClassVar[str] = (
-        "learning rate (1e-3 or 3e-3) and number of items (800, 160 or 100) on seed 1000, with plain training and layer norm; "
-        "the expectations were written before"
+        "learning rate (1e-3 or 3e-3) and number of items (800, 160 or 100) on seed 1000, with plain training and "
+        "layer norm; the expectations were written before"
     )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = (

@@ -29,7 +29,6 @@ class Setup:
         treatments: applied through `homeostat.attach`.
         nonlinearity: of the hidden layers.
         layer_norm: a LayerNorm before every nonlinearity.
-        dropout: share of hidden units dropped.
         optimizer: makes the optimizer from the parameters and a learning rate.
     """
 
@@ -37,7 +36,6 @@ class Setup:
     treatments: tuple[Treatment, ...] = ()
     nonlinearity: Callable[[], nn.Module] = nn.ReLU
     layer_norm: bool = False
-    dropout: float = 0.0
     optimizer: Callable[..., Optimizer] = FAST_ADAM
 
     def network(self, inputs: int, widths: Sequence[int], outputs: int) -> nn.Sequential:
@@ -45,7 +43,7 @@ class Setup:
         layers: list[nn.Module] = []
         for before, width in zip((inputs, *widths), widths, strict=False):
             layers += [nn.Linear(before, width), *([nn.LayerNorm(width)] if self.layer_norm else [])]
-            layers += [self.nonlinearity(), *([nn.Dropout(self.dropout)] if self.dropout else [])]
+            layers.append(self.nonlinearity())
         return nn.Sequential(*layers, nn.Linear((inputs, *widths)[-1], outputs))
 
 
@@ -138,7 +136,7 @@ def hidden(model: nn.Sequential, inputs: Tensor) -> list[Tensor]:
     model.eval()
     for module in model:
         x = module(x)
-        if not isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout)):
+        if not isinstance(module, (nn.Linear, nn.LayerNorm)):
             found.append(x)
     model.train()
     return found
