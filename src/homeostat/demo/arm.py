@@ -17,7 +17,8 @@ from homeostat.streams import PermutedLabels
 
 ARMS = {"untreated": (), "closed loop": ("auto",)}
 """Arm -> treatments given to `attach`."""
-CONTROLLER = "pi:vital=dormant-units,knob=l2-init.strength,set_point=0.2,low=1e-4,high=1e-2,every=50"
+CONTROLLER = "pi:vital=dormant-units,knob=redo.threshold,set_point=0.2,low=0.01,high=0.1,every=100"
+"""Resets more when more units are dormant, once the closed loop has chosen resets."""
 HIDDEN = 100
 LEARNING_RATE = 3e-3
 EPOCHS = 3

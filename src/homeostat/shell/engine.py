@@ -318,7 +318,7 @@ class Engine:
         rows, costs = monitor.sample(step, activations, network.mean_loss())
         self._keep(rows)
         self._diagnose()
-        patient.ward.flush()
+        patient.ward.flush_if_due()
         self._progress()
         now = time.perf_counter()
         self._learn_costs(patient, step, costs, now - began - sum(costs.values()), now)

@@ -21,6 +21,8 @@ from homeostat.shell import surgery
 from homeostat.shell.network import Network
 
 SUPPORTED = (Stage.SURGERY, Stage.GRADIENT, Stage.UPDATE, Stage.BOUNDARY)
+JOURNAL_EVERY = 500
+"""Steps over which units that were reset are added up to one journal entry."""
 _MULTI_EVALUATION = ("LBFGS",)
 
 
@@ -68,6 +70,7 @@ class Ward:
         self.site: Site | None = None
         self.courses: list[Course] = []
         self.strict = False
+        self._flushed = 0
         self._recalled: tuple[dict[str, Tensor], dict[str, Fresh]] = ({}, {})
 
     def add(self, treatment: Treatment, why: str = "asked for") -> Course:
@@ -87,6 +90,7 @@ class Ward:
 
     def stop(self, name: str, action: str, why: str) -> None:
         """End a treatment: nothing more of it is applied. What it changed before stays."""
+        self.flush(name)
         kept = [c for c in self.courses if c.name != name]
         if len(kept) < len(self.courses):
             self.courses = kept
@@ -133,9 +137,17 @@ class Ward:
             if course.begun and course.treatment.stage == stage and due:
                 self._guarded(course, step, activations, optimizer)
 
-    def flush(self) -> None:
-        """Write what adds up over steps (units reset) into the journal."""
+    def flush_if_due(self) -> None:
+        """`flush`, but at most every `JOURNAL_EVERY` steps."""
+        if self.network.step - self._flushed >= JOURNAL_EVERY:
+            self.flush()
+
+    def flush(self, only: str = "") -> None:
+        """Write what adds up over steps (units reset) into the journal, of every treatment or of one."""
+        self._flushed = self.network.step
         for course in self.courses:
+            if only and course.name != only:
+                continue
             for target, total in course.resets.items():
                 if count := int(total):
                     text = f"reset {count} unit{'s' if count != 1 else ''}"
