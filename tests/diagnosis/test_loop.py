@@ -73,6 +73,14 @@ def test_when_nothing_helps_it_gives_up_once_and_says_so() -> None:
     assert log[-1][1] == "give up" and [verb for _, verb, _ in log].count("give up") == 1
 
 
+def test_a_strengthening_in_vain_goes_back_to_what_had_helped() -> None:
+    log = simulate(lambda on, since: {"": 0.9, FIRST.rungs[0]: 0.6, FIRST.rungs[1]: 0.8}.get(on, 0.1))
+    verbs = [(verb, text) for _, verb, text in log]
+    mild, strong = FIRST.rungs
+    assert verbs[:4] == [("attach", mild), ("keep", mild), ("strengthen", strong), ("revert", mild)]
+    assert verbs[4:] == [("attach", SECOND.rungs[0]), ("keep", SECOND.rungs[0])]
+
+
 def test_decisions_survive_a_restart_at_every_step() -> None:
     def effect(on: str, since: int) -> float:
         return 0.1 if SECOND.treatment in on else 0.9

@@ -51,7 +51,7 @@ class Action:
 
     Args:
         kind: "start" (build `treatment` and apply it), "strengthen" (replace the running treatment of that name by this
-            one), "stop" (take it off), or "note" (only write the entry).
+            one; after a failed strengthening the milder one), "stop" (take it off), or "note" (only write the entry).
         treatment: `--treat` text; "" for a note.
         condition: what it is for.
         entry: the journal entry.
@@ -65,7 +65,11 @@ class Action:
 
 @dataclass
 class Course:
-    """A treatment on trial."""
+    """A treatment on trial.
+
+    Args:
+        proven: the rung that had proved itself before this one, to which a failed strengthening goes back; -1: none.
+    """
 
     condition: str
     layers: tuple[str, ...]
@@ -74,6 +78,7 @@ class Course:
     started: int
     before: float
     loss_before: float
+    proven: int = -1
 
 
 @dataclass
@@ -82,7 +87,7 @@ class LoopState:
 
     Args:
         course: the trial under way: one at a time, so that an effect can be attributed.
-        kept: condition -> remedy and rung that proved itself and stays on.
+        kept: condition -> remedy and rung that proved itself and stays on, and 1 if stronger was tried in vain, else 0.
         next_remedy: condition -> index of the next remedy to try.
         tried: condition -> number of remedies tried.
         rest_until: condition -> step before which it is left alone.
@@ -154,8 +159,9 @@ class ClosedLoop:
         if math.isnan(before):
             return []
         kept = self.state.kept.get(name)
-        if kept and kept[1] + 1 < len(remedies_for(name)[kept[0]].rungs):
+        if kept and not kept[2] and kept[1] + 1 < len(remedies_for(name)[kept[0]].rungs):
             course = self._begin(finding, kept[0], kept[1] + 1, step, before, history)
+            course.proven = kept[1]
             return [self._act("strengthen", "strengthen", course, step, "the finding is still there")]
         choice = self._next_remedy(name, unavailable)
         if choice is None:
@@ -201,7 +207,7 @@ class ClosedLoop:
 
     def _keep(self, course: Course, step: int, after: float, gain: float, gone: bool) -> list[Action]:
         self._end_course()
-        self.state.kept[course.condition] = [course.remedy, course.rung]
+        self.state.kept[course.condition] = [course.remedy, course.rung, 0]
         self.state.next_remedy[course.condition] = course.remedy + 1
         self.state.rest_until[course.condition] = step + self.policy.cooldown
         why = "the finding is resolved" if gone else f"improvement {gain:+.0%}"
@@ -214,10 +220,14 @@ class ClosedLoop:
 
     def _revert(self, course: Course, step: int, after: float | None, why: str) -> list[Action]:
         self._end_course()
-        self.state.kept.pop(course.condition, None)
-        self.state.next_remedy[course.condition] = course.remedy + 1
-        self.state.rest_until[course.condition] = step + self.policy.cooldown
-        return [self._act("stop", "revert", course, step, why, after)]
+        name = course.condition
+        self.state.rest_until[name] = step + self.policy.cooldown
+        self.state.next_remedy[name] = max(course.remedy + 1, self.state.next_remedy.get(name, 0))
+        if course.proven < 0:
+            return [self._act("stop", "revert", course, step, why, after)]
+        self.state.kept[name] = [course.remedy, course.proven, 1]
+        milder = Course(**{**vars(course), "rung": course.proven})
+        return [self._act("strengthen", "revert", milder, step, f"back to what had helped: {why}", after)]
 
     def _give_up(self, finding: Finding, step: int) -> Action:
         self.state.given_up.append(finding.condition)

@@ -34,7 +34,7 @@ class Remedy:
 
 _L2_INIT = Remedy(
     "pull the weights gently towards their initial values (regenerative L2)",
-    ("l2-init:strength=1e-3", "l2-init:strength=1e-2"),
+    ("l2-init:strength=1e-2", "l2-init:strength=3e-2"),
     "l2-init",
 )
 _CBP = Remedy(
@@ -44,7 +44,7 @@ _CBP = Remedy(
 )
 _REDO = Remedy(
     "reset dormant units now and then (ReDo)",
-    ("redo:threshold=0.025,every=200", "redo:threshold=0.1,every=100"),
+    ("redo:threshold=0.025,every=100", "redo:threshold=0.1,every=100"),
     "redo",
 )
 _SHRINK = Remedy(
