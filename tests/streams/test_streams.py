@@ -30,6 +30,7 @@ def test_a_pass_shows_every_item_once_and_passes_differ():
     assert len(stream) == 12 and stream.boundaries == (6,)
 
 
+@pytest.mark.oracle("permuted-labels")
 def test_permuted_labels_are_the_old_ones_renamed():
     stream = PermutedLabels(tasks=3, batch_size=64)
     by_image = {tuple(x.tolist()): int(y) for x, y in zip(digits().inputs, digits().labels, strict=True)}
@@ -41,6 +42,7 @@ def test_permuted_labels_are_the_old_ones_renamed():
     assert stream.concept(0).tolist() == list(range(10))
 
 
+@pytest.mark.oracle("permuted-pixels")
 def test_permuted_pixels_move_pixels_and_keep_labels():
     stream = PermutedPixels(data=PLAIN, tasks=2, batch_size=12)
     images, labels = stream.batch(1)
@@ -86,6 +88,7 @@ def test_gradual_batch_follows_what_has_moved():
         assert torch.equal(image, item[stream.mapping(1)] if moved else item)
 
 
+@pytest.mark.oracle("random-labels")
 def test_random_labels_stay_for_a_task_and_say_nothing_about_the_class():
     stream = RandomLabels(tasks=2, epochs=2, items=1000, batch_size=1000, classes=4)
     (x0, y0), (x1, y1) = stream.batch(0), stream.batch(1)
@@ -95,6 +98,7 @@ def test_random_labels_stay_for_a_task_and_say_nothing_about_the_class():
     assert abs((y0 == stream.source.labels[stream.chosen(0)] % 4).double().mean() - 0.25) < 0.06
 
 
+@pytest.mark.oracle("class-incremental")
 @pytest.mark.parametrize("cumulative", [False, True])
 def test_class_incremental_shows_the_classes_it_says(cumulative):
     stream = ClassIncremental(per_task=3, cumulative=cumulative, seed=2)
@@ -107,6 +111,7 @@ def test_class_incremental_shows_the_classes_it_says(cumulative):
         assert set(torch.cat([stream.batch(s)[1] for s in range(first, end)]).tolist()) == shown
 
 
+@pytest.mark.oracle("slowly-changing-regression")
 def test_slowly_changing_regression_against_the_formula():
     stream = SlowlyChangingRegression(bits=6, slow=4, units=9, flip_every=3, flips=5, batch_size=8, seed=11)
     weights, _, output = (np.asarray(t, dtype=np.float64) for t in stream.target_network)
