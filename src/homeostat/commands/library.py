@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,7 @@ def study(
         int | None, typer.Option(metavar="N", help="How many; the study's own number if left out.")
     ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdict to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test a paper's claim: every arm under every seed, then a verdict with its interval."""
@@ -89,7 +91,7 @@ def study(
         from homeostat.studies.harness import run_study
         from homeostat.studies.table import show
 
-        verdict = run_study(id, budget=budget.value, seeds=seeds, jobs=jobs)
+        verdict = run_study(id, budget=budget.value, seeds=seeds, jobs=jobs, out=out)
     except ImportError as error:
         raise missing_extra("studies", error) from error
     if as_json:
