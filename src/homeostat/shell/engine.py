@@ -85,6 +85,7 @@ class Engine:
         self._started = time.perf_counter()
         self._broken: set[str] = set()
         self._scaled = False
+        self._backwards = LOSSES.backwards
         self._ended = False
 
     # ---- life
@@ -92,6 +93,7 @@ class Engine:
     def start(self) -> None:
         """Begin to listen."""
         self._started = time.perf_counter()
+        self._backwards = LOSSES.backwards
         CLOCK.subscribe(self)
         LOSSES.subscribe()
         LOSSES.on_skipped.append(self._skipped)
@@ -354,7 +356,7 @@ class Engine:
         unheld = [(p.network, *p.network.unheld()) for p in self.patients]
         return Facts(
             steps=self.steps,
-            backwards=LOSSES.backwards,
+            backwards=LOSSES.backwards - self._backwards,
             ended=ended,
             optimizers=tuple(f for p in self.patients for f in p.network.optimizer_facts()),
             unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
@@ -365,6 +367,7 @@ class Engine:
             resumed=any(p.network.resumed for p in self.patients),
             probe=self.settings.probe is not None,
             widths={p.network.named(k): w for p in self.patients for k, w in p.anatomy.widths.items()},
+            nonlinearity={p.network.named(k): v for p in self.patients for k, v in p.monitor.nonlinearity.items()},
         )
 
     def _progress(self) -> None:
