@@ -189,5 +189,5 @@ def test_the_table_shows_verdict_effect_interval_and_command(tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(verdict))
     text = console.export_text()
-    for part in ("toy: holds", "b is better than a.", "1 to 1", "3 seeds, 2 arms, budget smoke", verdict.command):
+    for part in ("toy: holds", "b is better than a.", "1 to 1", "seeds: 3, arms: 2, budget: smoke", verdict.command):
         assert part in text

@@ -22,7 +22,7 @@ def show(verdict: Verdict, console: Console | None = None) -> None:
 def render(verdict: Verdict) -> Group:
     """The verdict as something rich can print."""
     head = Text.assemble((verdict.study, "bold"), ": ", (verdict.verdict, f"bold {_colour(verdict.verdict)}"))
-    runs = f"{len(verdict.seeds)} seeds, {len(verdict.arms)} arms, budget {verdict.budget}"
+    runs = f"seeds: {len(verdict.seeds)}, arms: {len(verdict.arms)}, budget: {verdict.budget}"
     times = f"{verdict.run_seconds:.0f} s of runs, {verdict.wall_seconds:.0f} s on the clock"
     tail = Text(f"{runs}, {times}\n{verdict.command}", style="dim")
     return Group(head, Text(verdict.claim, style="italic"), _expectations(verdict), _arms(verdict), tail)
@@ -42,9 +42,9 @@ def _expectations(verdict: Verdict) -> Table:
 def _arms(verdict: Verdict) -> Table:
     names = list(dict.fromkeys(name for arm in verdict.arms.values() for name in arm["measures"]))
     table = Table(box=None, pad_edge=False)
-    table.add_column("arm")
+    table.add_column("arm", min_width=max(len(word) for arm in verdict.arms for word in arm.split()))
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for arm, summary in verdict.arms.items():
         table.add_row(arm, *(_cell(summary["measures"].get(name)) for name in names))
     return table
