@@ -40,20 +40,14 @@ def _expectations(verdict: Verdict) -> Table:
 
 
 def _arms(verdict: Verdict) -> Table:
-    names = list(dict.fromkeys(name for arm in verdict.arms.values() for name in arm["measures"]))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("arm", min_width=max(len(word) for arm in verdict.arms for word in arm.split()))
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
+    """One row an arm, its measures one after another: there may be any number of both."""
+    table = Table("arm", f"mean ± half of the {LEVEL:.0%} interval", box=None, pad_edge=False)
     for arm, summary in verdict.arms.items():
-        table.add_row(arm, *(_cell(summary["measures"].get(name)) for name in names))
+        table.add_row(arm, "; ".join(f"{name} {_cell(found)}" for name, found in summary["measures"].items()))
     return table
 
 
-def _cell(found: dict[str, Any] | None) -> str:
-    """Mean and half the width of its interval."""
-    if found is None:
-        return ""
+def _cell(found: dict[str, Any]) -> str:
     reach = (found["interval"][1] - found["interval"][0]) / 2
     return _figure(found["mean"]) + (f" ± {_figure(reach)}" if math.isfinite(reach) else "")
 
