@@ -124,7 +124,7 @@ class Anatomy:
         if unavailable:
             self._tell(self._network.named("activations"), unavailable)
         taps = trace.taps
-        self._monitor.capture = Capture(self._network.model, taps)
+        self._monitor.capture = Capture(self._network, taps)
         self._monitor.nonlinearity = {layer: tap.nonlinearity for layer, tap in taps.items()}
         if any(c.treatment.needs_units for c in self._ward.courses):
             for layer, why in trace.refused.items():

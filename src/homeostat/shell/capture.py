@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.shell.graph import Tap
+from homeostat.shell.network import Network
 
 MAX_ROWS = 4096
 """Samples kept per layer and step; more add nothing to a vital and cost memory."""
@@ -49,8 +50,8 @@ class Capture:
     Only forward passes with gradients enabled count: evaluation and acting under `no_grad` are not the training step.
     """
 
-    def __init__(self, model: nn.Module, taps: Mapping[str, Tap]) -> None:
-        self._model, self.taps = model, dict(taps)
+    def __init__(self, network: Network, taps: Mapping[str, Tap]) -> None:
+        self._network, self.taps = network, dict(taps)
         self._sinks: dict[str, list[Tensor]] = {}
         self._handles: list[Any] = []
         self.installed: frozenset[str] = frozenset()
@@ -61,7 +62,7 @@ class Capture:
         if wanted == self.installed:
             return
         self.remove()
-        modules = dict(self._model.named_modules())
+        modules = dict(self._network.model.named_modules())
         for layer in wanted:
             tap = self.taps[layer]
             if (module := modules.get(tap.module)) is None:

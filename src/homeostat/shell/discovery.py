@@ -82,6 +82,7 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
 
 
 def _live(extra: Iterable[Optimizer]) -> tuple[list[nn.Module], list[Optimizer]]:
+    gc.collect()  # copies that died in reference cycles are not networks
     # type() rather than isinstance(): looking at __class__ of strangers can run their code.
     modules, optimizers = [], {id(o): o for o in extra}
     for thing in gc.get_objects():

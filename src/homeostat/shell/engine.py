@@ -26,6 +26,7 @@ from homeostat.shell import continuing
 from homeostat.shell.anatomy import Anatomy
 from homeostat.shell.cadence import Cadence
 from homeostat.shell.clock import CLOCK, Arguments
+from homeostat.shell.facts import gather_facts
 from homeostat.shell.losses import LOSSES
 from homeostat.shell.measuring import Monitor, Row
 from homeostat.shell.network import Network, found_overflow
@@ -163,9 +164,7 @@ class Engine:
     def replace_optimizers(self, network: Network, optimizers: list[Optimizer]) -> None:
         """The network is trained by these optimizers from now on."""
         patient = next(p for p in self.patients if p.network is network)
-        network.optimizers = optimizers
-        network.stepped.clear()
-        network.active = {id(o) for o in optimizers}
+        network.train_with(optimizers)
         for optimizer in optimizers:
             self._by_optimizer[id(optimizer)] = (weakref.ref(optimizer), patient)
 
@@ -353,21 +352,9 @@ class Engine:
 
     def facts(self, ended: bool = False) -> Facts:
         """What diagnosis may know beside the vitals."""
-        unheld = [(p.network, *p.network.unheld()) for p in self.patients]
-        return Facts(
-            steps=self.steps,
-            backwards=LOSSES.backwards - self._backwards,
-            ended=ended,
-            optimizers=tuple(f for p in self.patients for f in p.network.optimizer_facts()),
-            unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
-            idle=tuple(n.named(name) for n, _, idle in unheld for name in idle),
-            no_gradient=tuple(p.network.named(n) for p in self.patients for n in sorted(p.network.no_gradient)),
-            skipped_steps=sum(p.network.skipped for p in self.patients),
-            loss_scaled=self._scaled,
-            resumed=any(p.network.resumed for p in self.patients),
-            probe=self.settings.probe is not None,
-            widths={p.network.named(k): w for p in self.patients for k, w in p.anatomy.widths.items()},
-            nonlinearity={p.network.named(k): v for p in self.patients for k, v in p.monitor.nonlinearity.items()},
+        networks = [(p.network, p.anatomy.widths) for p in self.patients]
+        return gather_facts(
+            networks, steps=self.steps, ended=ended, scaled=self._scaled, probe=bool(self.settings.probe)
         )
 
     def _progress(self) -> None:

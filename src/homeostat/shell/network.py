@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,39 +14,56 @@ from homeostat.core.errors import BadInput
 from homeostat.diagnosis.facts import OptimizerFacts
 
 
-@dataclass(eq=False)
 class Network:
-    """A network and how far it has come.
+    """A network and how far it has come. Holds neither the module nor the optimizers alive.
 
     Args:
         label: "" when it is the only one; else it prefixes every layer name.
         model: the module, outside of any compile or data-parallel wrapper.
         optimizers: all that hold some of its parameters.
         compiled: torch.compile runs it, so hooks on its parts may never fire.
+
+    Attributes:
         step: rounds of optimizer steps completed.
         skipped: steps a GradScaler left out.
         losses: loss of each step since the last sample, folded now and then so that memory stays bounded.
         stepped: ids of the optimizers that have stepped in the present round.
         active: ids of the optimizers that take part in rounds; one that others overtake is left out until it steps.
         no_gradient: parameters held by an optimizer that never had a gradient so far.
+        resumed: an optimizer had state already, so training did not start here.
     """
 
-    label: str
-    model: nn.Module
-    optimizers: list[Optimizer]
-    compiled: bool = False
-    step: int = 0
-    skipped: int = 0
-    losses: list[Tensor] = field(default_factory=list)
-    folded: tuple[Tensor | None, int] = (None, 0)
-    stepped: set[int] = field(default_factory=set)
-    active: set[int] = field(default_factory=set)
-    no_gradient: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
+    def __init__(self, label: str, model: nn.Module, optimizers: Iterable[Optimizer], compiled: bool = False) -> None:
+        self.label, self.compiled = label, compiled
+        self.name = type(model).__name__
+        self._model = weakref.ref(model)
+        self.step = self.skipped = 0
+        self.losses: list[Tensor] = []
+        self.folded: tuple[Tensor | None, int] = (None, 0)
+        self.train_with(optimizers)
         self.resumed = any(o.state for o in self.optimizers)
         self.no_gradient = set(self.trained())
-        self.active = {id(o) for o in self.optimizers}
+
+    @property
+    def alive(self) -> bool:
+        """Whether the script still holds the module."""
+        return self._model() is not None
+
+    @property
+    def model(self) -> nn.Module:
+        """The module; an empty one when the script has let it go."""
+        model = self._model()
+        return nn.Module() if model is None else model
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that are alive, oldest first."""
+        return [o for ref in self._optimizers if (o := ref()) is not None]
+
+    def train_with(self, optimizers: Iterable[Optimizer]) -> None:
+        """These optimizers train the network from now on."""
+        self._optimizers = [weakref.ref(o) for o in optimizers]
+        self.active, self.stepped = {id(o) for o in self.optimizers}, set[int]()
 
     def completes_round(self, optimizer: Optimizer) -> bool:
         """Take in that this optimizer stepped; whether every active one now has."""
@@ -92,7 +110,8 @@ class Network:
 
     def learning_rate(self) -> float:
         """Of the first parameter group."""
-        return float(self.optimizers[0].param_groups[0].get("lr", float("nan")))
+        first = self.optimizers[:1]
+        return float(first[0].param_groups[0].get("lr", float("nan"))) if first else float("nan")
 
     def optimizer_facts(self) -> list[OptimizerFacts]:
         """What diagnosis knows of the optimizers."""

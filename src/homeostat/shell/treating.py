@@ -28,13 +28,17 @@ _MULTI_EVALUATION = ("LBFGS",)
 
 @dataclass(eq=False)
 class Site:
-    """What was learned of a network once, for treatments: its units, its initial distributions and values."""
+    """What was learned of a network once, for treatments: its units, its initial distributions and values.
+
+    `operated` names the treatment that has replaced modules since, if one has: the units are then those of before.
+    """
 
     units: tuple[UnitGroup, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, Fresh] = field(default_factory=dict)
     norms: frozenset[str] = frozenset()
     initial: dict[str, Tensor] = field(default_factory=dict)
+    operated: str = ""
 
 
 @dataclass(eq=False)
@@ -100,7 +104,7 @@ class Ward:
         """The network is known now: begin every treatment, carry out surgery."""
         self.site = site
         self.recall(*self._recalled)
-        for course in list(self.courses):
+        for course in sorted(self.courses, key=lambda c: c.treatment.stage != Stage.SURGERY):
             self._begin_or_drop(course)
 
     def recall(self, initial: dict[str, Tensor], fresh: dict[str, Fresh]) -> None:
@@ -233,6 +237,9 @@ class Ward:
             raise Refused(course.name, "this network", why)
         if course.begun:
             return
+        if course.treatment.needs_units and self.site.operated:
+            why = f"{self.site.operated} has just changed the network's modules, and its units are not paired anew"
+            raise Refused(course.name, "this network", f"{why}: use one or the other")
         if Reading.INITIAL in course.treatment.reads and not self.site.initial:
             self.site.initial = {n: v.clone() for n, v in self.network.values().items()}
         with torch.no_grad():
@@ -242,6 +249,7 @@ class Ward:
             if course.treatment.stage == Stage.SURGERY:
                 edits, course.state = course.treatment.plan(view, course.state, course.knobs)
                 self._apply(course, edits, self.network.step, None)
+                self.site.operated = course.name if edits and not self.dry_run else self.site.operated
                 for edit in edits:
                     self._tell(self._entry(course.name, "edit", edit.target, edit.describe()))
 
