@@ -38,7 +38,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
         run.detach()  # type: ignore[attr-defined]
 
 
-COMMANDS = sorted(set(re.findall(r"homeostat (\w+)([^\n#`]*)", "\n".join(p.read_text("utf-8") for p in PAGES))))
+COMMANDS = sorted(set(re.findall(r"homeostat ([a-z]+)([^\n#`]*)", "\n".join(p.read_text("utf-8") for p in PAGES))))
 
 
 @pytest.mark.parametrize(("name", "tail"), COMMANDS, ids=lambda part: part.strip() or "-")
