@@ -43,7 +43,7 @@ def measured(make, name: str, seed: int) -> StoredRun:
 
     torch.manual_seed(seed)
     trial = make(seed)
-    every = max(1, trial.steps // (20 if trial.probe else READINGS[seed % 3]))
+    every = max(1, trial.steps // (trial.readings or READINGS[seed % 3]))
     vitals = KEPT + (PROBED if trial.probe else ())
     run = homeostat.attach(trial.model, trial.optimizers, vitals=vitals, every=every, probe=trial.probe, seed=seed)
     for i in range(trial.steps):
@@ -108,14 +108,14 @@ def alarms(runs: Iterable[StoredRun], conditions: Sequence | None = None) -> lis
 
 
 GRID: dict[tuple[str, str], tuple[float, ...]] = {
-    ("dormant-units", "warning"): tuple(np.round(np.arange(0.40, 0.96, 0.05), 2)),
-    ("saturated-units", "warning"): tuple(np.round(np.arange(0.40, 0.96, 0.05), 2)),
+    ("dormant-units", "warning"): tuple(np.round(np.arange(0.50, 0.96, 0.05), 2)),
+    ("saturated-units", "warning"): tuple(np.round(np.arange(0.50, 0.96, 0.05), 2)),
     ("rank-collapse", "warning"): (2.5, 2.2, 2.0, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1),
     ("vanishing-gradients", "warning"): tuple(10.0**-k for k in np.arange(3, 8.1, 0.5)),
     ("exploding-gradients", "warning"): tuple(10.0**k for k in np.arange(1, 4.1, 0.25)),
     ("oscillating-loss", "warning"): tuple(np.round(np.arange(0.1, 1.55, 0.1), 2)),
     ("stalled-learning", "progress"): (0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.0),
-    ("loss-of-plasticity", "warning"): (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),
+    ("loss-of-plasticity", "warning"): (0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),
     ("loss-of-plasticity", "drop"): (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
 }
 """Threshold -> values from sensitive to insensitive. The first is as sensitive as makes sense."""

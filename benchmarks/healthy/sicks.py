@@ -181,7 +181,8 @@ def _permuted_labels(seed: int, told: bool, tasks: int = 40, per_task: int = 69)
         optimizer.step()
 
     total = tasks * per_task
-    return Trial(model, [optimizer], step, total, boundaries=range(per_task, total, per_task) if told else ())
+    edges = range(per_task, total, per_task) if told else ()
+    return Trial(model, [optimizer], step, total, boundaries=edges, readings=270)
 
 
 @sick("loss-of-plasticity", "dormant-units")

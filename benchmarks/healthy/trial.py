@@ -30,6 +30,7 @@ class Trial:
         probe: ((inputs, targets), loss_fn) or None.
         boundaries: steps after which a new task starts, told to the run.
         expected: conditions a sick run has by construction.
+        readings: how often it is measured, None for the corpus's usual number.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Trial:
     probe: Any = None
     boundaries: Sequence[int] = ()
     expected: tuple[str, ...] = field(default=())
+    readings: int | None = None
 
 
 def supervised(
@@ -69,7 +71,9 @@ def supervised(
         if rates is not None:
             rates.step()
 
-    return Trial(model, [optimizer], step, steps, ((inputs[:128], targets[:128]), loss) if probe else None)
+    if not probe:
+        return Trial(model, [optimizer], step, steps)
+    return Trial(model, [optimizer], step, steps, ((inputs[:128], targets[:128]), loss), readings=20)
 
 
 @cache

@@ -242,7 +242,7 @@ def _stream(seed: int, told: bool) -> Trial:
         F.cross_entropy(model(x[rows][:, orders[i // 200]]), y[rows]).backward()
         optimizer.step()
 
-    return Trial(model, [optimizer], step, 2000, boundaries=range(200, 2000, 200) if told else ())
+    return Trial(model, [optimizer], step, 2000, boundaries=range(200, 2000, 200) if told else (), readings=200)
 
 
 @well

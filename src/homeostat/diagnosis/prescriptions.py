@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 
 from homeostat.core.finding import Prescription
 
@@ -104,8 +105,9 @@ def prescriptions_for(condition: str) -> tuple[Prescription, ...]:
     )
 
 
+@cache
 def verdict(study: str) -> str:
-    """The verdict of a study, "untested" while there is none."""
+    """The verdict of a study, "untested" while there is none; read once per process."""
     if not study:
         return "untested"
     found = _verdict_of(study)

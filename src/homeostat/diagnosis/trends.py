@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from homeostat.diagnosis.history import Array
 
-_PAIRS = 128
+_PAIRS = 64
 
 
 def thinned(values: Array, count: int = _PAIRS) -> Array:
@@ -27,12 +29,17 @@ def median(values: Array) -> float:
     return float(ordered[middle] if values.size % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
+@cache
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(count, 1)
+
+
 def theil_sen(steps: Array, values: Array) -> float:
     """Median slope over all pairs of points, per step (Theil 1950, Sen 1968); long series are thinned evenly."""
     steps, values = thinned(steps), thinned(values)
     if values.size < 2:
         return math.nan
-    first, second = np.triu_indices(values.size, 1)
+    first, second = _pairs(values.size)
     run = steps[second] - steps[first]
     rise = values[second] - values[first]
     return median(rise[run > 0] / run[run > 0])
@@ -43,7 +50,7 @@ def kendall_tau(values: Array) -> float:
     values = thinned(values)
     if values.size < 2:
         return math.nan
-    first, second = np.triu_indices(values.size, 1)
+    first, second = _pairs(values.size)
     return float(np.mean(np.sign(values[second] - values[first])))
 
 

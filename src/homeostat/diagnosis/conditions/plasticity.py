@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from homeostat.diagnosis.condition import Condition, Sign, graded, limit
 from homeostat.diagnosis.conditions.loss import judged_losses
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
-from homeostat.diagnosis.trends import blocks, kendall_tau, median, tau_limit
+from homeostat.diagnosis.trends import blocks, kendall_tau, median, spread, tau_limit
 
 _TASKS = 6
 _BLOCKS = 12
@@ -27,14 +26,16 @@ class LossOfPlasticity(Condition):
        half of task k; best = smallest mean of 3 consecutive E in the first half of the tasks, late = median of the last
        3; (late - best) / best and (late - best) / starting loss are over their limits, and Kendall's tau of the E that
        follow the best is significant at 1%.
-    2. Without boundaries: the running loss has risen in the same way over 12 blocks of the run, and in the same time
-       dormant units rose or the effective rank fell significantly in some layer. The loss alone would only say that the
-       problem got harder.
+    2. Without boundaries the same is asked of the tasks between upward jumps of the loss, if there are at least 6 of
+       them, else of 12 blocks of the run; and in the same time dormant units must have risen or the effective rank
+       fallen significantly in some layer. The loss alone would only say that the problem got harder.
     3. With a probe: the vital `plasticity` is clearly below its own first readings.
 
     Settings:
         info, warning, critical: relative rises (late - best) / best from which on each severity holds.
         share: the rise as a share of the starting loss that must be reached too: doubling next to nothing is nothing.
+        jump: rise from one reading to the next, in robust standard deviations of all such differences, that is taken
+            for the start of a new task.
         drop: relative fall of the vital `plasticity` that is a warning; twice the way down to 0 is critical.
     """
 
@@ -50,6 +51,7 @@ class LossOfPlasticity(Condition):
     critical: float = limit("loss-of-plasticity", "critical", unit="relative rise")
     share: float = limit("loss-of-plasticity", "share", unit="of the starting loss")
     drop: float = limit("loss-of-plasticity", "drop", high=1.0, unit="relative fall")
+    jump: float = limit("loss-of-plasticity", "jump", unit="spreads of the differences")
 
     def clock(self, history: History, facts: Facts) -> int:
         return history.clock(("loss", "plasticity"))
@@ -57,9 +59,9 @@ class LossOfPlasticity(Condition):
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         found = self._by_probe(history)
         for layer, (steps, values) in judged_losses(history, facts).items():
-            ends = task_ends(steps, values, [step for step, _ in history.boundaries])
-            if ends.size >= _TASKS:
-                sign = self._rise(ends, median(values[:5]), "the loss at the end of a task")
+            told = task_ends(steps, values, [step for step, _ in history.boundaries])
+            if told.size >= _TASKS:
+                sign = self._rise(told, float(values[0]), "the loss at the end of a task")
             else:
                 sign = self._without_boundaries(history, steps, values)
             if sign is not None:
@@ -80,7 +82,10 @@ class LossOfPlasticity(Condition):
     def _without_boundaries(self, history: History, steps: Array, values: Array) -> Sign | None:
         if values.size < 5 * _BLOCKS:
             return None
-        sign = self._rise(blocks(values, _BLOCKS), median(values[:5]), "the running loss")
+        guessed = task_ends(steps, values, jumps(steps, values, self.jump))
+        levels = guessed if guessed.size >= _TASKS else blocks(values, _BLOCKS)
+        what = "the loss before each jump" if guessed.size >= _TASKS else "the running loss"
+        sign = self._rise(levels, float(values[0]), what)
         cause = corroboration(history, steps[steps.size // 4]) if sign else ""
         if sign is None or not cause:
             return None
@@ -100,14 +105,24 @@ class LossOfPlasticity(Condition):
 
 
 def task_ends(steps: Array, values: Array, boundaries: list[int]) -> Array:
-    """Median loss over the second half of every completed task; tasks with fewer than 2 readings there are left out."""
-    edges = [0, *sorted(boundaries)]
+    """Median loss over the second half of every completed task (its last reading where that half has none); a task
+    without any reading is left out."""
+    edges = np.array([0, *sorted(boundaries)], dtype=float)
+    first = np.searchsorted(steps, edges, "right")
+    middle = np.searchsorted(steps, (edges[1:] + edges[:-1]) / 2, "right")
     ends = []
-    for start, stop in pairwise(edges):
-        part = values[(steps > (start + stop) / 2) & (steps <= stop)]
-        if part.size >= 2:
-            ends.append(median(part))
+    for start, half, stop in zip(first, middle, first[1:], strict=False):
+        if stop > start:
+            ends.append(median(values[half:stop]) if stop > half else float(values[stop - 1]))
     return np.array(ends)
+
+
+def jumps(steps: Array, values: Array, limit: float) -> list[int]:
+    """Steps of the last reading before each upward jump of the loss; of jumps in a row only the first."""
+    rises = np.diff(values)
+    high = rises > limit * spread(rises)
+    high[1:] &= ~high[:-1]
+    return [int(step) for step in steps[:-1][high]]
 
 
 def corroboration(history: History, since: float) -> str:
