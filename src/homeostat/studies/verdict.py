@@ -71,8 +71,15 @@ class Judged:
 class Verdict:
     """The outcome of a study, self-describing; `to_json` is what a verdict file holds.
 
-    The effect, interval and threshold of the whole study are those of the expectation that decided it: of the first
-    that failed, else of the first that stayed open, else of the first.
+    The file's headline (expectation, effect, interval, threshold) is the expectation that decided: the first that
+    failed, else the first that stayed open, else the first.
+
+    Args:
+        per_seed: seed -> arm -> measures.
+        settings: of the study, and the sizes of the budget.
+        code: fingerprint of the source the runs were made with.
+        wall_seconds: of this invocation, which may have found finished runs.
+        run_seconds: of all runs, one thread each, whenever they were made.
     """
 
     study: str
@@ -100,7 +107,12 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """The documented form; NaN and infinities are null."""
         one = self.deciding
-        short = {"effect": one.effect, "interval": list(one.interval), "threshold": one.threshold}
+        short = {
+            "expectation": one.says,
+            "effect": one.effect,
+            "interval": list(one.interval),
+            "threshold": one.threshold,
+        }
         data = asdict(self)
         head = {key: data.pop(key) for key in ("study", "claim", "verdict")}
         return _plain({**head, **short, **data})
