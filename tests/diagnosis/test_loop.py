@@ -81,6 +81,22 @@ def test_a_strengthening_in_vain_goes_back_to_what_had_helped() -> None:
     assert verbs[4:] == [("attach", SECOND.rungs[0]), ("keep", SECOND.rungs[0])]
 
 
+def test_a_treatment_that_stops_a_decline_is_kept_and_one_that_does_not_is_not() -> None:
+    def run(treated_slope: float) -> list[str]:
+        level, loop, history, on, verbs = 0.0, ClosedLoop(POLICY), History(), False, []
+        for step in range(0, 400, 10):
+            level += treated_slope if on else 0.05
+            history.add(step, "dormant-units", "fc1", min(level, 1.0))
+            findings = [Finding("dormant-units", "warning", 0, ("fc1",), {"text": "many"})] if level > 0.5 else []
+            for action in loop.step(step, findings, history):
+                on = action.kind in ("start", "strengthen")
+                verbs.append(action.entry.action)
+        return verbs
+
+    assert run(0.0)[:2] == ["attach", "keep"]
+    assert run(0.05)[:2] != ["attach", "keep"]
+
+
 def test_decisions_survive_a_restart_at_every_step() -> None:
     def effect(on: str, since: int) -> float:
         return 0.1 if SECOND.treatment in on else 0.9

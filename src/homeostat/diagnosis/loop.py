@@ -15,7 +15,7 @@ from homeostat.core.component import find
 from homeostat.core.finding import SEVERITIES, Finding, JournalEntry
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import remedies_for
-from homeostat.diagnosis.trends import median
+from homeostat.diagnosis.trends import median, theil_sen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,12 @@ class LoopPolicy:
         warmup: nothing is treated before this step.
         window: how long a treatment is watched before it is judged; the vital is taken over the second half.
         cooldown: pause after a revert, or after a keep that left the finding, before the condition is treated again.
-        keep_gain: relative improvement of the vital from which a treatment is kept.
-        harm: relative worsening of the vital, or of the loss if it is positive, from which it is taken back.
-        loss_harm: the same for the loss; wider, because losses are noisy and a treatment may cost a little fit.
+        keep_gain: improvement of the vital, relative to where it was heading, from which a treatment is kept.
+        harm: worsening, relative to the same, from which it is taken back without trying a stronger rung.
+        loss_harm: relative rise of a positive loss from which it is taken back whatever the vital says; wide, because
+            losses are noisy and a treatment may cost a little fit.
+        damping: share of the trend before the treatment that is expected to go on without it. A treatment that stops a
+            vital from getting worse is an improvement; 1 would credit it with the end of every growth, 0 with none.
         tries: remedies tried per condition (each with its rungs) before the loop gives up and says so.
         readings: readings of the vital that the second half of the window must hold.
         severity: mildest finding that is treated.
@@ -40,6 +43,7 @@ class LoopPolicy:
     keep_gain: float = 0.2
     harm: float = 0.1
     loss_harm: float = 0.5
+    damping: float = 0.5
     tries: int = 3
     readings: int = 3
     severity: Literal["info", "warning", "critical"] = "warning"
@@ -68,6 +72,8 @@ class Course:
     """A treatment on trial.
 
     Args:
+        before: the watched vital when it began.
+        expected: where the vital was heading without treatment, one window later.
         proven: the rung that had proved itself before this one, to which a failed strengthening goes back; -1: none.
     """
 
@@ -77,6 +83,7 @@ class Course:
     rung: int
     started: int
     before: float
+    expected: float
     loss_before: float
     proven: int = -1
 
@@ -155,7 +162,7 @@ class ClosedLoop:
 
     def _treat(self, finding: Finding, step: int, history: History, unavailable: Mapping[str, str]) -> list[Action]:
         name = finding.condition
-        before = gauge(name, finding.layers, history, step - self.policy.window, step)
+        before = gauge(name, finding.layers, history, step - self.policy.window // 4, step)
         if math.isnan(before):
             return []
         kept = self.state.kept.get(name)
@@ -182,7 +189,9 @@ class ClosedLoop:
 
     def _begin(self, finding: Finding, remedy: int, rung: int, step: int, before: float, history: History) -> Course:
         loss = network_loss(history, step - self.policy.window, step)
-        course = Course(finding.condition, finding.layers, remedy, rung, step, before, loss)
+        expected = heading(finding.condition, finding.layers, history, step, self.policy.window, self.policy.damping)
+        expected = before if math.isnan(expected) else expected
+        course = Course(finding.condition, finding.layers, remedy, rung, step, before, expected, loss)
         self.state.course = course
         return course
 
@@ -195,10 +204,10 @@ class ClosedLoop:
             waited = step >= course.started + 2 * window
             return self._revert(course, step, None, "the vital was not measured often enough") if waited else []
         loss = network_loss(history, middle, step)
-        if course.loss_before > 0 and loss > course.loss_before * (1 + self.policy.loss_harm):
+        if _ruined(course.loss_before, loss, self.policy.loss_harm, history):
             return self._revert(course, step, after, f"the loss rose from {course.loss_before:.3g} to {loss:.3g}")
         gone = all(f.condition != course.condition for f in findings)
-        gain = improvement(course.condition, course.before, after)
+        gain = improvement(course.condition, course.expected, after)
         if gone or gain >= self.policy.keep_gain:
             return self._keep(course, step, after, gain, gone)
         if gain > -self.policy.harm and course.rung + 1 < len(remedies_for(course.condition)[course.remedy].rungs):
@@ -262,7 +271,12 @@ class ClosedLoop:
         return Action("note", text, course.condition, self._entry(verb, course, step, why, after))
 
     def _entry(self, verb: str, course: Course, step: int, why: str, after: float | None) -> JournalEntry:
-        detail = {"condition": course.condition, "treatment": _text(course), "vital": watched(course.condition)[0]}
+        detail: dict[str, Any] = {
+            "condition": course.condition,
+            "treatment": _text(course),
+            "vital": watched(course.condition)[0],
+        }
+        detail["expected_untreated"] = round(course.expected, 6)
         where = ", ".join(course.layers)
         return JournalEntry(step, self.name, verb, where, f"{course.condition}: {why}", course.before, after, detail)
 
@@ -291,14 +305,41 @@ def gauge(
     return (max if worse == "higher" else min)(values, default=math.nan)
 
 
-def improvement(condition: str, before: float, after: float) -> float:
-    """How much better the watched vital is, relative to where it was; positive is better."""
+def heading(condition: str, layers: Sequence[str], history: History, step: int, window: int, damping: float) -> float:
+    """Where the watched vital was going, one window after `step`: worst over the layers, inside the vital's range.
+
+    Its median over the last quarter window, moved on by `damping` times its Theil-Sen slope over the last window; only
+    a trend for the worse is continued.
+    """
+    vital, worse = watched(condition)
+    sign = 1 if worse == "higher" else -1
+    low, high = find("vital", vital).range
+    found = []
+    for layer in [layer for layer in layers if layer in history.layers(vital)] or history.layers(vital):
+        steps, values = history.series(vital, layer)
+        inside = steps > step - window
+        now = median(history.between(vital, layer, step - window // 4, step))
+        slope = theil_sen(steps[inside], values[inside]) if inside.sum() >= 3 else 0.0
+        if not math.isnan(now):
+            found.append(min(max(now + sign * max(sign * slope, 0.0) * damping * window, low), high))
+    return (max if sign > 0 else min)(found, default=math.nan)
+
+
+def improvement(condition: str, reference: float, after: float) -> float:
+    """How much better the watched vital is than the reference, relative to it; positive is better."""
     _, worse = watched(condition)
-    change = (after - before) / max(abs(before), 1e-12)
+    change = (after - reference) / max(abs(reference), 1e-12)
     return -change if worse == "higher" else change
 
 
 def network_loss(history: History, after: float, until: float) -> float:
-    """Median loss in steps (after, until]; NaN when there are several losses, whose sum would mean nothing."""
+    """Mean loss in steps (after, until]; NaN when there are several losses, whose sum would mean nothing."""
     layers = history.layers("loss")
-    return median(history.between("loss", layers[0], after, until)) if len(layers) == 1 else math.nan
+    values = history.between("loss", layers[0], after, until) if len(layers) == 1 else ()
+    return float(sum(values)) / len(values) if len(values) else math.nan
+
+
+def _ruined(before: float, after: float, harm: float, history: History) -> bool:
+    """The loss rose by more than `harm` of itself, and by more than a twentieth of where it started."""
+    start = history.series("loss", history.layers("loss")[0])[1][0] if before > 0 else math.nan
+    return before > 0 and after > before * (1 + harm) and after - before > 0.05 * start

@@ -64,7 +64,7 @@ _CLIP = Remedy("clip the gradient norm (torch.nn.utils.clip_grad_norm_)")
 _INIT = Remedy("start from a scaled initialisation (He for ReLU, Glorot for tanh)")
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
-    "dormant-units": (_L2_INIT, _CBP, _REDO, _SHRINK, _LOWER_RATE),
+    "dormant-units": (_REDO, _L2_INIT, _CBP, _SHRINK, _LOWER_RATE),
     "saturated-units": (_L2_INIT, _SHRINK, _NORM, _INIT, _LOWER_RATE),
     "rank-collapse": (_L2_INIT, _SHRINK, _CBP, _SPECTRAL, _LOWER_RATE),
     "loss-of-plasticity": (_L2_INIT, _SHRINK, _CBP, _REDO),
