@@ -20,8 +20,9 @@ ARMS = {"untreated": (), "closed loop": ("auto",)}
 CONTROLLER = "pi:vital=dormant-units,knob=redo.threshold,set_point=0.2,low=0.01,high=0.1,every=100"
 """Resets more when more units are dormant, once the closed loop has chosen resets."""
 HIDDEN = 100
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 5e-3
 EPOCHS = 3
+BATCH = 64
 LATE = 10
 """Tasks at the end over which accuracy is averaged."""
 
@@ -75,7 +76,7 @@ def run_arm_in_process(arm: str, seeds: int, tasks: int, folder: Path | None, qu
 
 def _run_seed(arm: str, seed: int, tasks: int, folder: Path | None) -> Iterator[Progress]:
     torch.manual_seed(seed)
-    stream = PermutedLabels(tasks=tasks, epochs=EPOCHS, seed=seed)
+    stream = PermutedLabels(tasks=tasks, epochs=EPOCHS, batch_size=BATCH, seed=seed)
     model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     treated = bool(ARMS[arm])

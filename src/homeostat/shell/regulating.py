@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.core.component import build, find
+from homeostat.core.component import build, components, find
 from homeostat.core.controller import Controller
 from homeostat.core.errors import HomeostatError, Refused
 from homeostat.core.finding import Finding, JournalEntry
-from homeostat.core.treatment import State, Treatment
+from homeostat.core.treatment import Stage, State, Treatment
 from homeostat.core.vital import Vital
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.loop import Action, ClosedLoop
@@ -96,9 +96,9 @@ class Healer:
 
     def step(self, step: int, findings: Sequence[Finding], history: History) -> None:
         """Ask the loop and do what it says."""
-        running = {c.name: "already on" for ward in self._wards for c in ward.courses}
-        course = self.loop.state.course
-        unavailable = {} if course is not None else {**running, **self._refused}
+        unavailable = {**_surgical(), **self._refused}
+        if self.loop.state.course is None:
+            unavailable |= {c.name: "already on" for ward in self._wards for c in ward.courses}
         for action in self.loop.step(step, findings, history, unavailable):
             self._carry_out(action, step)
 
@@ -135,6 +135,12 @@ class Healer:
                 refused = error
         if not started:
             raise refused or Refused(treatment.name, "this network", "it could not begin")
+
+
+def _surgical() -> dict[str, str]:
+    """Treatments that replace modules: they belong before the first step, not into a run under way."""
+    found = components("treatment").items()
+    return {name: "acts before the first step only" for name, cls in found if cls.stage == Stage.SURGERY}
 
 
 def fixed_cadences(
