@@ -11,7 +11,8 @@ _TIERS = ("cheap", "moderate", "heavy")
 _SHARES = {"cheap": 0.5, "moderate": 0.3, "heavy": 0.2}
 _START = {"cheap": 10, "moderate": 50, "heavy": 500}
 _RECENT = 5
-SLOWEST = 1_000_000
+_MOST_DEBT = 4.0
+SLOWEST = 10**9
 
 
 class Cadence:
@@ -58,13 +59,14 @@ class Cadence:
         steps = {self.every(name) for name in self._tier if names is None or name in names}
         return min((step // k + 1) * k for k in steps) if steps else step + SLOWEST
 
-    def learn(self, costs: Mapping[str, float], base: float, step_seconds: float) -> bool:
+    def learn(self, costs: Mapping[str, float], base: float, step_seconds: float, debt: float = 1.0) -> bool:
         """Update from what one sample cost.
 
         Args:
             costs: vital -> seconds spent measuring it.
             base: seconds of the sample that belong to no single vital (capture, transfer, diagnosis).
             step_seconds: a step of the user's own training.
+            debt: what was spent so far over what the budget allowed so far; above 1 the pace drops until it is paid.
 
         Returns:
             Whether a cadence changed.
@@ -85,7 +87,7 @@ class Cadence:
             if not known:
                 continue
             cost = sum(known) * len(names) / len(known) + (min(self._base) if tier == "cheap" else 0.0)
-            wanted = cost / (self._share(tier) * self._budget * step_seconds)
+            wanted = cost / (self._share(tier) * self._budget * step_seconds) * min(max(debt, 1.0), _MOST_DEBT)
             previous = self._settle(tier, wanted, previous)
         return before != self._every
 

@@ -333,7 +333,8 @@ class Engine:
         patient.last_sample = (now, step, self.spent)
         share = seconds / len(self.patients)
         before = patient.monitor.cadence.cadences()
-        if patient.monitor.cadence.learn(costs, base, share if at else 0.0):
+        debt = self.spent / max(self.settings.budget * self.wall_seconds, 1e-9)
+        if patient.monitor.cadence.learn(costs, base, share if at else 0.0, debt):
             for name, every in patient.monitor.cadence.cadences().items():
                 if every != before[name]:
                     self.record.set_cadence(step, name, every)
