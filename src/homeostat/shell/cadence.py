@@ -71,12 +71,13 @@ class Cadence:
         Returns:
             Whether a cadence changed.
         """
-        if not self._warm:
-            self._warm = True  # the first sample also pays for first-time work inside torch
-            return False
+        if not self._warm:  # the first sample also pays for first-time work inside torch: only the heavy ones count
+            costs = {name: seconds for name, seconds in costs.items() if self._tier[name] == "heavy"}
         for name, seconds in costs.items():
             self._costs.setdefault(name, deque(maxlen=_RECENT)).append(seconds)
-        self._base.append(base)
+        if self._warm:
+            self._base.append(base)
+        self._warm = True
         if self._all or step_seconds <= 0:
             return False
         before = dict(self._every)
@@ -86,7 +87,7 @@ class Cadence:
             known = [min(self._costs[n]) for n in names if n in self._costs]
             if not known:
                 continue
-            cost = sum(known) * len(names) / len(known) + (min(self._base) if tier == "cheap" else 0.0)
+            cost = sum(known) * len(names) / len(known) + (min(self._base) if tier == "cheap" and self._base else 0.0)
             wanted = cost / (self._share(tier) * self._budget * step_seconds) * min(max(debt, 1.0), _MOST_DEBT)
             previous = self._settle(tier, wanted, previous)
         return before != self._every
