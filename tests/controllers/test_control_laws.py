@@ -28,6 +28,16 @@ def drive(law, errors: list[float], given_gains, start: float = 0.0, **more) -> 
 ERRORS = [random.Random(3).uniform(-2, 2) for _ in range(60)]
 
 
+@pytest.mark.oracle("proportional")
+def test_proportional_is_a_line_through_where_it_started_slewed_and_clamped():
+    got, value = drive(laws.proportional, ERRORS, gains(kp=3.0, slew=1.5), 0.5), 0.5
+    for error, knob in zip(ERRORS, got, strict=True):
+        target = max(-5.0, min(5.0, 0.5 + 3.0 * error))
+        value += max(-1.5, min(1.5, target - value))
+        assert knob == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.oracle("pi")
 def test_pi_equals_the_positional_form_with_back_calculation():
     kp, ki, low, high, slew = 0.7, 0.3, -1.0, 1.5, 0.8
     value, integral, expected = 0.2, 0.2 - kp * ERRORS[0], []
@@ -41,6 +51,7 @@ def test_pi_equals_the_positional_form_with_back_calculation():
     assert got == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.oracle("dual-ascent")
 def test_dual_ascent_plain_and_optimistic():
     value, expected, before = 0.0, [], ERRORS[0]
     for error in ERRORS:
@@ -69,11 +80,13 @@ def test_optimism_damps_the_cycle_of_a_bilinear_game():
     assert distance(True) < 0.1 < 10 < distance(False)
 
 
+@pytest.mark.oracle("hysteresis")
 def test_hysteresis_switches_only_outside_the_band():
     got = drive(laws.hysteresis, [0.05, 0.2, 0.05, -0.05, -0.2, 0.0], gains(band=0.1, low=0.0, high=1.0), 0.4)
     assert got == [0.4, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
+@pytest.mark.oracle("multiplicative")
 def test_multiplicative_is_bounded_by_its_factor_and_moves_in_logarithms():
     settings = gains(rate=0.5, factor=1.5, low=1e-3, high=100.0)
     assert drive(laws.multiplicative, [0.1, -0.1, 50.0, -50.0], settings, 2.0) == pytest.approx(

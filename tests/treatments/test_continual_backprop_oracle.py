@@ -141,6 +141,7 @@ class Plain:
                 self.optimizer.state[parameter][key][where] = 0.0
 
 
+@pytest.mark.oracle("continual-backprop")
 @pytest.mark.parametrize("adam", [True, False], ids=["adam", "sgd"])
 @pytest.mark.parametrize(
     ("case", "utility", "fold", "steps"),

@@ -46,6 +46,7 @@ def added(treatment, seen: View, state=None) -> dict[str, torch.Tensor]:
     return {e.target: e.value for e in treatment.plan(seen, state, treatment.knobs())[0]}
 
 
+@pytest.mark.oracle("redo")
 def test_redo_resets_exactly_the_units_whose_score_is_low():
     bench = Bench(CONV, ReDo(threshold=0.6, every=3))
     bench.train(2)
@@ -68,6 +69,7 @@ def test_redo_does_nothing_between_its_steps_or_below_zero():
         ReDo(every=0)
 
 
+@pytest.mark.oracle("shrink-and-perturb", "shrink-and-perturb-at-boundaries")
 @pytest.mark.parametrize("noise", ["initial", "normal"])
 def test_shrink_and_perturb_is_its_formula(noise: str):
     parameters = weights((4, 3), (4,)) | {"scale": torch.ones(4, dtype=torch.float64)}
@@ -93,6 +95,7 @@ def test_shrink_and_perturb_refuses_where_nothing_is_known():
         added(ShrinkAndPerturb(), view(weights((2, 2))))
 
 
+@pytest.mark.oracle("l2-init")
 def test_l2_init_is_the_gradient_of_its_penalty():
     now, start = weights((4, 3), (5,)), weights((4, 3), (5,), seed=1)
     leaves = {n: p.clone().requires_grad_() for n, p in now.items()}
@@ -125,6 +128,7 @@ def test_a_zero_matrix_has_no_spectral_gradient():
     assert torch.equal(got["w0"], torch.zeros(3, 4))
 
 
+@pytest.mark.oracle("spectral-regularization")
 @pytest.mark.parametrize("power", [1, 2, 3])
 def test_spectral_gradient_equals_autograd_of_the_penalty_once_sigma_has_converged(power: int):
     parameters = weights((6, 4), (4, 2, 3, 3), (5,), (4,), (4,), seed=5)
@@ -160,6 +164,7 @@ def test_spectral_regularization_brings_every_layer_to_gain_one():
     assert float(parameters["w2"].norm()) < 0.25
 
 
+@pytest.mark.oracle("wasserstein-regularization")
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_wasserstein_gradient_equals_autograd_of_the_sorted_distance(reduce: str):
     now, start = weights((6, 4), (3, 2, 2, 2)), weights((6, 4), (3, 2, 2, 2), seed=1)
@@ -180,6 +185,7 @@ def test_wasserstein_does_not_mind_a_permutation():
     assert torch.equal(got["w0"], torch.zeros(6, 4, dtype=torch.float64))
 
 
+@pytest.mark.oracle("layer-norm-insertion")
 def test_layer_norm_is_put_before_the_nonlinearity_and_trains():
     before = DOUBLE.build(0)
     bench = Bench(DOUBLE, LayerNormInsertion())
