@@ -21,8 +21,9 @@ CONTROLLER = "pi:vital=dormant-units,knob=redo.threshold,set_point=0.2,low=0.01,
 """Resets more when more units are dormant, once the closed loop has chosen resets."""
 HIDDEN = 100
 LEARNING_RATE = 5e-3
-EPOCHS = 3
+EPOCHS = 4
 BATCH = 64
+ITEMS = 1000
 LATE = 10
 """Tasks at the end over which accuracy is averaged."""
 
@@ -76,7 +77,7 @@ def run_arm_in_process(arm: str, seeds: int, tasks: int, folder: Path | None, qu
 
 def _run_seed(arm: str, seed: int, tasks: int, folder: Path | None) -> Iterator[Progress]:
     torch.manual_seed(seed)
-    stream = PermutedLabels(tasks=tasks, epochs=EPOCHS, batch_size=BATCH, seed=seed)
+    stream = PermutedLabels(tasks=tasks, epochs=EPOCHS, batch_size=BATCH, items=ITEMS, seed=seed)
     model = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     treated = bool(ARMS[arm])

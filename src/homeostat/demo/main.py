@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from homeostat.core.errors import BadSetting, HomeostatError
-from homeostat.demo.arm import ARMS, EPOCHS, LATE, Progress, run_arm_in_process
+from homeostat.demo.arm import ARMS, EPOCHS, ITEMS, LATE, Progress, run_arm_in_process
 from homeostat.demo.screen import ArmState, live_view, outcome_table
 from homeostat.record import open_record
 from homeostat.report import write_report
@@ -62,7 +62,7 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads handwritten digits. Every {EPOCHS} passes the names of the digits are "
+            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits are "
             f"exchanged, {tasks} times.\nLeft, nobody intervenes. Right, Homeostat measures, treats and checks."
         )
     quiet = Console(quiet=True) if as_json else console
