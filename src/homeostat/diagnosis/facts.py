@@ -41,7 +41,7 @@ class Facts:
         loss_scaled: a GradScaler is at work, so a few non-finite gradients are its search for the scale.
         resumed: training did not start here (an optimizer had state when it was attached).
         probe: a probe batch was given.
-        batch_size: samples per forward pass, None when unknown.
+        batch_size: samples (rows of activations) per forward pass, None when unknown.
         widths: layer -> number of its units.
         nonlinearity: layer -> "relu", "tanh", ... of its units.
     """

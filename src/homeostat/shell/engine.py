@@ -355,7 +355,14 @@ class Engine:
         """What diagnosis may know beside the vitals."""
         networks = [(p.network, p.anatomy.widths) for p in self.patients]
         return gather_facts(
-            networks, steps=self.steps, ended=ended, scaled=self._scaled, probe=bool(self.settings.probe)
+            networks,
+            steps=self.steps,
+            ended=ended,
+            scaled=self._scaled,
+            probe=bool(self.settings.probe),
+            backwards=LOSSES.backwards - self._backwards,
+            nonlinearity={p.network.named(k): v for p in self.patients for k, v in p.monitor.nonlinearity.items()},
+            batch_size=min((p.monitor.rows for p in self.patients if p.monitor.rows), default=None),
         )
 
     def _progress(self) -> None:

@@ -48,6 +48,7 @@ class Monitor:
             self.initial = {n: p.clone() for n, p in network.values().items()}
         self._readers = [v for v in self.vitals.values() if Reading.ACTIVATIONS in v.reads]
         self._lead = 1
+        self.rows: int | None = None
         self._window: list[Mapping[str, Tensor]] = []
         self._before: dict[str, Tensor] = {}
         self._silent = 0
@@ -86,6 +87,7 @@ class Monitor:
         joined = {k: torch.cat([part[k] for part in self._window if k in part]) for k in layers}
         rows = max((len(v) for v in activations.values()), default=0)
         if rows:
+            self.rows = rows
             needed = max(getattr(v, "min_samples", 1) for v in self._readers)
             self._lead = max(1, -(-needed // rows)) if rows < needed else 1
         self._window = []
