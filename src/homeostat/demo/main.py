@@ -62,8 +62,8 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits are "
-            f"exchanged, {tasks} times.\nLeft, nobody intervenes. Right, Homeostat measures, treats and checks."
+            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits "
+            f"are exchanged, {tasks} times.\nLeft, nobody intervenes. Right, Homeostat measures, treats and checks."
         )
     quiet = Console(quiet=True) if as_json else console
     with Live(live_view(arms, quiet.width), console=quiet, refresh_per_second=4) as live:
