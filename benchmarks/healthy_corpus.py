@@ -129,12 +129,12 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """
     stored = json.loads(THRESHOLDS.read_text())
     runs = load("healthy")
-    half, held = [r for r in runs if r.seed % 2 == 0], [r for r in runs if r.seed % 2]
     for condition, name in GRID:
         judged = [r for r in runs if _seen(r, condition, name)]
+        half, held = [r for r in judged if r.seed % 2 == 0], [r for r in judged if r.seed % 2]
         trial, _ = _quietest(condition, name, half)
         false = alarms(held, [_alone(condition, name, trial)])
-        chosen, first = _quietest(condition, name, runs)
+        chosen, first = _quietest(condition, name, judged)
         entry = stored["conditions"][condition][name]
         entry["value"] = float(f"{chosen:.4g}")
         entry["how"] = f"corpus: no alarm on {len(judged)} runs from {first:.3g} on; one grid step further out"
@@ -150,7 +150,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def _seen(run: StoredRun, condition: str, name: str) -> bool:
     lead = "plasticity" if name == "drop" else find("condition", condition).reads[0]
-    return lead in run.series
+    values = run.series.get(lead, {"layers": {}})["layers"].values()
+    return any(v is not None for series in values for v in (series if isinstance(series, list) else [series]))
 
 
 def _quietest(condition: str, name: str, runs: Sequence[StoredRun]) -> tuple[float, float]:
@@ -189,7 +190,8 @@ def report(arguments: argparse.Namespace) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """The thresholds as the Markdown table of docs/findings.md."""
-    print("| condition | threshold | value | clears at | held-out FA | how it was set |\n|---|---|---|---|---|---|")
+    print("| condition | threshold | value | clears at | held-out false alarms | how it was set |")
+    print("|---|---|---|---|---|---|")
     for condition, limits in sorted(json.loads(THRESHOLDS.read_text())["conditions"].items()):
         for name, entry in limits.items():
             corpus = entry.get("corpus")

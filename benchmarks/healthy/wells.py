@@ -204,6 +204,14 @@ def full_batch(seed: int) -> Trial:
 
 
 @well
+def full_batch_edge(seed: int) -> Trial:
+    """A step so large that the sharpness climbs to the edge of stability and stays there, while the loss falls."""
+    x, y = digits()
+    model = mlp(64, 32, 32, 10, act=nn.Tanh)
+    return supervised(model, optim.SGD(model.parameters(), 1.0), (x[:500], y[:500]), 400, batch=0, probe=True)
+
+
+@well
 def probed_adam(seed: int) -> Trial:
     model = mlp(64, 64, 64, 10)
     return supervised(model, optim.Adam(model.parameters(), 1e-3), digits(), 600, probe=True)

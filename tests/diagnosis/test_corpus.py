@@ -42,19 +42,43 @@ def test_the_healthy_corpus_is_as_broad_as_it_says() -> None:
     assert all(sum(r.name == name for r in stored("healthy")) >= 5 for name in names)
 
 
-def test_sick_runs_raise_their_findings() -> None:
-    expected, raised = 0, 0
-    covered: set[str] = set()
-    for run in stored("sick"):
-        found = {c for c, f in replay(run).items() if f.severity != "info"}
-        expected, raised = expected + len(run.expected), raised + len(found & set(run.expected))
-        covered |= found & set(run.expected)
-    assert raised >= 0.9 * expected
-    # Edge of stability is information by design: it is checked on a healthy full-batch run below.
-    assert covered == set(components("condition")) - {"edge-of-stability"}
+@cache
+def raised(seed: int) -> list[tuple[str, str, bool]]:
+    """(run, expected condition, raised above information) of the sick runs of a seed."""
+    found = []
+    for run in (r for r in stored("sick") if r.seed == seed):
+        findings = replay(run)
+        found += [(run.name, c, c in findings and findings[c].severity != "info") for c in run.expected]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sick_runs_raise_their_findings(seed: int) -> None:
+    missed = [(name, condition) for name, condition, hit in raised(seed) if not hit]
+    assert len(missed) <= 0.1 * len(raised(seed)), missed
+
+
+def test_every_condition_is_raised_by_some_sick_run() -> None:
+    hits = {condition for seed in range(3) for _, condition, hit in raised(seed) if hit}
+    # The edge of stability is information by design, and tested on healthy runs below.
+    assert hits == set(components("condition")) - {"edge-of-stability"}
 
 
 def test_every_threshold_says_how_it_was_set() -> None:
     for entries in thresholds().values():
         for entry in entries.values():
             assert len(entry["how"]) > 15 and isinstance(entry["value"], (int, float))
+
+
+def test_full_batch_descent_at_its_edge_is_information() -> None:
+    edge = [r for r in stored("healthy") if r.name == "full-batch-edge"]
+    assert [replay(r)["edge-of-stability"].severity for r in edge] == ["info"] * len(edge)
+    plain = [r for r in stored("healthy") if r.name == "full-batch"]
+    assert not any("edge-of-stability" in replay(r) for r in plain)
+
+
+def test_the_documentation_has_the_thresholds_of_the_code() -> None:
+    text = (FOLDER.parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
+    for condition, entries in thresholds().items():
+        for name, entry in entries.items():
+            assert f"| `{condition}` | {name} | {entry['value']:g} |" in text
