@@ -62,8 +62,9 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits "
-            f"are exchanged, {tasks} times.\nLeft, nobody intervenes. Right, Homeostat measures, treats and checks."
+            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits\n"
+            f"are exchanged, {tasks} times. One run is left alone; the other Homeostat measures, treats and checks.",
+            highlight=False,
         )
     quiet = Console(quiet=True) if as_json else console
     with Live(live_view(arms, quiet.width), console=quiet, refresh_per_second=4) as live:
@@ -120,7 +121,7 @@ def _outcome(arms: list[ArmState], wall: float) -> dict[str, Any]:
             for name, v in late.items()
         },
         "difference": {"mean": fmean(paired), "interval": [low, high], "seeds": len(paired)},
-        "records": {arm.name: arm.record for arm in arms},
+        "records": {arm.name: _shown(arm.record) for arm in arms},
         "wall_seconds": round(wall, 1),
     }
 
@@ -136,6 +137,17 @@ def _print(outcome: dict[str, Any], arms: list[ArmState], console: Console, as_j
         (name, arm["late_accuracy"], tuple(arm["interval"]), len(arm["by_seed"]))
         for name, arm in outcome["arms"].items()
     ]
-    console.print(outcome_table(rows, caption))
-    console.print(f"Took {outcome['wall_seconds']:.0f} s. The treated run, seed 1, as a page: {outcome['report']}")
-    console.print(f"Both records: {', '.join(outcome['records'].values())} (homeostat runs)", soft_wrap=True)
+    console.print(outcome_table(rows))
+    console.print(caption, highlight=False)
+    console.print(
+        f"Took {outcome['wall_seconds']:.0f} s. The treated run, seed 1, as a page: {outcome['report']}\n"
+        f"Records of both, seed 1: {', '.join(outcome['records'].values())}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _shown(path: str) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -105,9 +105,9 @@ def _line(entry: JournalEntry) -> Text:
     return Text(text, overflow="ellipsis", no_wrap=True, style="green")
 
 
-def outcome_table(rows: Sequence[tuple[str, float, tuple[float, float], int]], difference: str) -> Table:
-    """Late-task accuracy of each arm with its 95% interval over seeds, and the paired difference as caption."""
-    table = Table(title=f"Accuracy over the last {LATE} tasks", caption=difference, title_justify="left")
+def outcome_table(rows: Sequence[tuple[str, float, tuple[float, float], int]]) -> Table:
+    """Late-task accuracy of each arm with its 95% interval over seeds."""
+    table = Table(title=f"Accuracy over the last {LATE} tasks", title_justify="left")
     table.add_column("arm")
     table.add_column("mean", justify="right")
     table.add_column("95% interval over seeds", justify="right")
