@@ -11,7 +11,9 @@ from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.trends import median
 
-_AUTOTRAINER = Cite("Zhang, Zhai, Ma and Shen", 2021, "AUTOTRAINER: automatic training problem repair", "", "ICSE")
+_AUTOTRAINER = Cite(
+    "Zhang, Zhai, Ma and Shen", 2021, "AUTOTRAINER: DNN Training Problem Detection and Repair", "", "ICSE"
+)
 
 
 def network_of(layer: str, labels: frozenset[str]) -> str:

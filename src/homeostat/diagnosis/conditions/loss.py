@@ -16,7 +16,9 @@ from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.trends import kendall_tau, median, roughness, tau_limit
 
-_AUTOTRAINER = Cite("Zhang, Zhai, Ma and Shen", 2021, "AUTOTRAINER: automatic training problem repair", "", "ICSE")
+_AUTOTRAINER = Cite(
+    "Zhang, Zhai, Ma and Shen", 2021, "AUTOTRAINER: DNN Training Problem Detection and Repair", "", "ICSE"
+)
 
 
 def judged_losses(history: History, facts: Facts) -> dict[str, tuple[Array, Array]]:
