@@ -62,7 +62,7 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the digits\n"
+            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of digits\n"
             f"are exchanged, {tasks} times. One run is left alone; the other Homeostat measures, treats and checks.",
             highlight=False,
         )
