@@ -17,11 +17,11 @@ from homeostat.demo.screen import ArmState, live_view, sparkline
 
 def test_late_accuracy_counts_finished_seeds_only_and_the_view_never_breaks():
     arm = ArmState("untreated", seeds=2, tasks=LATE + 2)
-    for seed, accuracy in ((0, 0.5), (1, 0.9)):
-        for task in range(arm.tasks - seed):
+    for seed, accuracy in ((1, 0.5), (2, 0.9)):
+        for task in range(arm.tasks + 1 - seed):
             arm.hear(Progress("untreated", seed, task, arm.tasks, accuracy if task > 1 else 0.0))
             Console(quiet=True, width=60).print(live_view([arm, arm], 60))
-    assert arm.late() == {0: pytest.approx(0.5)} and not arm.finished
+    assert arm.late() == {1: pytest.approx(0.5)} and not arm.finished
     assert sparkline([0.0, 1.0, float("nan")]) == "▁█"
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from homeostat.core.finding import Finding, JournalEntry
-from homeostat.demo.arm import LATE, Progress
+from homeostat.demo.arm import FIRST_SEED, LATE, Progress
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NEWS = 6
@@ -33,7 +33,7 @@ class ArmState:
     findings: list[Finding] = field(default_factory=list)
     news: list[JournalEntry] = field(default_factory=list)
     record: str = ""
-    seed: int = 0
+    seed: int = FIRST_SEED
 
     def hear(self, progress: Progress) -> None:
         """Take in a message."""
@@ -42,7 +42,7 @@ class ArmState:
         self.accuracies.setdefault(progress.seed, []).append(progress.accuracy)
         self.vitals, self.findings = progress.vitals, progress.findings
         self.news += [e for e in progress.news if e.action in _TELLING]
-        if progress.seed == 0:
+        if progress.seed == FIRST_SEED:
             self.record = progress.record
 
     @property
@@ -67,7 +67,7 @@ def _panel(arm: ArmState) -> Panel:
     values = arm.accuracies.get(arm.seed, [])
     lines: list[RenderableType] = [
         ProgressBar(total=arm.seeds * arm.tasks, completed=done),
-        Text(f"seed {arm.seed + 1} of {arm.seeds}, task {len(values)} of {arm.tasks}", style="dim"),
+        Text(f"seed {arm.seed - FIRST_SEED + 1} of {arm.seeds}, task {len(values)} of {arm.tasks}", style="dim"),
         Text.assemble(("accuracy by task  ", "dim"), sparkline(values), f"  {values[-1]:.2f}" if values else ""),
         _vitals(arm.vitals),
         *_findings(arm.findings),
