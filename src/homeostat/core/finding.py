@@ -60,7 +60,7 @@ class JournalEntry:
     Args:
         step: optimizer steps completed.
         component: who did it.
-        action: "attach", "edit", "knob", "keep", "strengthen", "revert", "refuse", "boundary", "error".
+        action: "attach", "edit", "dry run", "keep", "strengthen", "revert", "stop", "give up", "refuse", "error".
         where: layers, parameters or a knob.
         why: the reason, in words.
         before, after: the vital or knob around it, where there is one.
