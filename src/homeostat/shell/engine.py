@@ -331,6 +331,8 @@ class Engine:
         then, at, spent = patient.last_sample
         seconds = (now - then - (self.spent - spent)) / max(step - at, 1)
         patient.last_sample = (now, step, self.spent)
+        if seconds * (patient.monitor.cadence.next_due(step) - step) > 1.0:
+            self.record.flush()  # the next chance may be far off, and a killed process loses what is not written
         share = seconds / len(self.patients)
         before = patient.monitor.cadence.cadences()
         debt = self.spent / max(self.settings.budget * self.wall_seconds, 1e-9)
