@@ -70,7 +70,7 @@ class Losses:
             if isinstance(root, Tensor) and root.numel() == 1:
                 ref, plain = self._unscaled.get(id(root), (None, root))
                 value = plain if ref is None or ref() is root else root
-                self._pending.append(value.detach().reshape(()))
+                self._pending.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
         del self._pending[:-64]  # backward without a step: keep the most recent ones only
 
     def _wrap(self) -> None:

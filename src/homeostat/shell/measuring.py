@@ -85,11 +85,11 @@ class Monitor:
             return {}
         layers = dict.fromkeys(layer for part in self._window for layer in part)
         joined = {k: torch.cat([part[k] for part in self._window if k in part]) for k in layers}
-        rows = max((len(v) for v in activations.values()), default=0)
+        rows = max((len(v) for v in joined.values()), default=0)
         if rows:
-            self.rows = rows
             needed = max(getattr(v, "min_samples", 1) for v in self._readers)
-            self._lead = max(1, -(-needed // rows)) if rows < needed else 1
+            self.rows = a_step = max(rows // self._lead, 1)
+            self._lead = max(1, -(-needed // a_step))
         self._window = []
         self._check_taps(joined)
         return joined
