@@ -62,8 +62,9 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of digits\n"
-            f"are exchanged, {tasks} times. One run is left alone; the other Homeostat measures, treats and checks.",
+            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the "
+            f"digits are exchanged, {tasks} times. One run is left alone; "
+            "the other Homeostat measures, treats and checks.",
             highlight=False,
         )
     quiet = Console(quiet=True) if as_json else console
@@ -137,6 +138,7 @@ def _print(outcome: dict[str, Any], arms: list[ArmState], console: Console, as_j
         (name, arm["late_accuracy"], tuple(arm["interval"]), len(arm["by_seed"]))
         for name, arm in outcome["arms"].items()
     ]
+    console.print()
     console.print(outcome_table(rows))
     console.print(caption, highlight=False)
     console.print(
