@@ -28,3 +28,20 @@ def test_small_batches_are_joined_over_the_steps_before_a_sample(batch):
     with torch.no_grad():
         window = torch.relu(model[0](torch.cat(seen[160 - steps : 160])))
     assert values[160] == pytest.approx(float((window.amax(0) <= 0).float().mean()))
+
+
+@pytest.mark.parametrize("treatment", ["continual-backprop:replacement_rate=0", "redo:threshold=0,every=10"])
+def test_a_treatment_that_reads_activations_does_not_change_what_is_measured(treatment):
+    def measured(treatments):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1))
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        with homeostat.attach(model, optimizer, treatments=treatments, every=25, vitals=["dormant-units"]) as run:
+            for _ in range(50):
+                optimizer.zero_grad()
+                model(torch.randn(20, 6)).square().sum().backward()
+                optimizer.step()
+                assert len(run._patient.monitor._window) <= 1
+        return run.vitals()["dormant-units"]
+
+    assert measured([treatment]) == measured([])

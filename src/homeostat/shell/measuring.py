@@ -80,6 +80,8 @@ class Monitor:
 
         A batch below the vitals' `min_samples` is made up from as many steps as it takes.
         """
+        if step < self.capture_from(step - 1):
+            return {}  # captured for a treatment, before the window opens
         self._window.append(activations)
         if not self.reads(Reading.ACTIVATIONS, step):
             return {}
