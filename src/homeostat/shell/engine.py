@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from homeostat.core.finding import Finding, JournalEntry
-from homeostat.core.readings import Probe
 from homeostat.core.treatment import Stage
 from homeostat.diagnosis.diagnostician import Diagnostician
 from homeostat.diagnosis.facts import Facts
@@ -133,10 +132,9 @@ class Engine:
         reads = [v for v in self._vitals if v.name in judged]
         fixed = fixed_cadences(self.settings.controllers, self.settings.auto, every, reads)
         cadence = Cadence(self._vitals, self.settings.budget, every, fixed)
-        make: Callable[[], Probe] | None = maker
         ward = Ward(network, self.settings.seed, self.settings.dry_run, self.tell)
         ward.strict = self.strict
-        monitor = Monitor(network, self._vitals, cadence, self.not_measured, make)
+        monitor = Monitor(network, self._vitals, cadence, self.not_measured, maker)
         known = lambda: self._schedule(patient, network.step)  # noqa: E731
         anatomy = Anatomy(network, ward, monitor, self.not_measured, known, self.survive)
         patient = Patient(network, monitor, ward, regulators(self.settings.controllers, ward), anatomy)

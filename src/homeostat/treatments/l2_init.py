@@ -44,7 +44,12 @@ class L2Init(Treatment):
     reads = frozenset({Reading.GRADIENTS, Reading.INITIAL})
 
     strength: float = knob(
-        1e-3, low=0.0, high=10.0, neutral=0.0, unit="loss per squared weight", source="arXiv:2308.11958"
+        1e-3,
+        low=0.0,
+        high=10.0,
+        neutral=0.0,
+        unit="loss per squared weight",
+        source="arXiv:2308.11958, value not checked there",
     )
 
     def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:

@@ -62,7 +62,7 @@ class ReDo(Treatment):
         high=1.0,
         neutral=-1.0,
         unit="fraction of the layer's mean activation",
-        source="arXiv:2302.12902",
+        source="used by third parties; the authors' code has 0",
     )
     every: int = option(1000)
 

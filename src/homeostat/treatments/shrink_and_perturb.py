@@ -108,7 +108,7 @@ class ShrinkAndPerturbAtBoundaries(ShrinkAndPerturb):
     """
 
     stage = Stage.BOUNDARY
-    shrink: float = knob(0.6, low=0.0, high=1.0, neutral=1.0, unit="factor per boundary", source="arXiv:1910.08475")
+    shrink: float = knob(0.6, low=0.0, high=1.0, neutral=1.0, unit="factor per boundary", source="house choice")
     perturb: float = knob(
-        0.01, low=0.0, high=10.0, neutral=0.0, unit="fraction of a fresh draw per boundary", source="arXiv:1910.08475"
+        0.01, low=0.0, high=10.0, neutral=0.0, unit="fraction of a fresh draw per boundary", source="house choice"
     )

@@ -54,7 +54,12 @@ class SpectralRegularization(Treatment):
     reads = frozenset({Reading.GRADIENTS})
 
     strength: float = knob(
-        1e-3, low=0.0, high=10.0, neutral=0.0, unit="loss per unit of R", source="within the range of arXiv:2406.06811"
+        1e-3,
+        low=0.0,
+        high=10.0,
+        neutral=0.0,
+        unit="loss per unit of R",
+        source="house choice, not checked in arXiv:2406.06811",
     )
     power: int = option(2, choices=(1, 2, 3, 4))
     vectors: bool = option(True, choices=(True, False))
@@ -145,7 +150,12 @@ class WassersteinRegularization(Treatment):
     reads = frozenset({Reading.GRADIENTS, Reading.INITIAL})
 
     strength: float = knob(
-        1e-3, low=0.0, high=1e6, neutral=0.0, unit="loss per unit of R", source="within the range of arXiv:2406.06811"
+        1e-3,
+        low=0.0,
+        high=1e6,
+        neutral=0.0,
+        unit="loss per unit of R",
+        source="house choice, not checked in arXiv:2406.06811",
     )
     reduce: str = option("sum", choices=("sum", "mean"))
 
