@@ -35,7 +35,8 @@ def sparsity(weights: Mapping[str, Tensor], replica_axes: int = 0) -> dict[str, 
 class Sparsity(Vital):
     """Share of each layer's weights that are exactly 0: `sparsity`. Parts that are combined hold different weights.
 
-    A dense network shows 0; one that is pruned shows what is really zero after the optimizer's step, layer by layer.
+    Not measured by default: a dense network shows 0. One that is pruned shows, layer by layer, what is really zero
+    after the optimizer's step.
 
     >>> Sparsity()(Readings(weights={"fc.weight": torch.eye(4)}))["fc"]
     tensor(0.7500, dtype=torch.float64)
@@ -49,6 +50,7 @@ class Sparsity(Vital):
     range = (0.0, 1.0)
     worse: ClassVar[Literal["higher", "lower", "neither"]] = "neither"
     unit = "fraction of weights"
+    default: ClassVar[bool] = False
     reducers: ClassVar[Mapping[str, Reducer]] = {"zeros": "sum", "count": "sum", "lost": "sum"}
 
     def measure(self, readings: Readings) -> Partials:
