@@ -53,8 +53,15 @@ def section(study: type[Study], verdict: dict[str, Any]) -> str:
         figures = f"{number(e['effect'])} | {span(e['interval'])} | {number(e['threshold'])}"
         lines.append(f"| {cell(e['says'])} | {figures} | {e['verdict']} |")
     lines += ["", *([study.remarks, ""] if study.remarks else []), f"Tuned: {study.tuning}.", ""]
-    lines += [f"`{verdict['command']}` ({verdict['run_seconds'] / 60:.1f} minutes of runs, one thread each)", ""]
+    lines += [f"`{verdict['command']}` ({_time(verdict)})", ""]
     return "\n".join(lines)
+
+
+def _time(verdict: Mapping[str, Any]) -> str:
+    """What all runs took: in processor time where that was kept."""
+    busy = verdict.get("processor_seconds")
+    said = "of runs, one thread each" if busy is None else "of processor time"
+    return f"{(verdict['run_seconds'] if busy is None else busy) / 60:.1f} minutes {said}"
 
 
 def span(bounds: list[float | None]) -> str:

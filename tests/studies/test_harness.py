@@ -181,7 +181,7 @@ def test_an_unknown_study_is_refused_with_the_nearest():
 def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot keep finished runs"):
-        Cells(Toy(), "smoke", tmp_path / "file").keep(("a", 0), Finished({}, 0.0))
+        Cells(Toy(), "smoke", tmp_path / "file").keep(("a", 0), Finished({}, 0.0, 0.0))
 
 
 def test_the_table_shows_verdict_effect_interval_and_command(tmp_path):

@@ -42,10 +42,11 @@ _ROOMS = (
 
 @dataclass(frozen=True)
 class Finished:
-    """One run: what it measured and how long it took."""
+    """One run: what it measured, how long it took, and the processor time of that."""
 
     measures: dict[str, Measure]
     seconds: float
+    processor_seconds: float
 
 
 @cache
@@ -91,7 +92,8 @@ class Cells:
         for line in filter(None, lines):
             try:
                 row = json.loads(line)
-                self._done[row["arm"], row["seed"]] = Finished(dict(row["measures"]), float(row["seconds"]))
+                times = float(row["seconds"]), float(row["processor_seconds"])
+                self._done[row["arm"], row["seed"]] = Finished(dict(row["measures"]), *times)
             except (ValueError, KeyError, TypeError):
                 self.damaged += 1
 

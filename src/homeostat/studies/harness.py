@@ -95,7 +95,7 @@ def run_cell(study: Study, cell: Cell, budget: str) -> Finished:
     """One arm under one seed: one thread, seeded, the caller's random state and thread count left as they were."""
     arm, seed = cell
     threads = torch.get_num_threads()
-    started = time.monotonic()
+    started, busy = time.monotonic(), time.process_time()
     try:
         torch.set_num_threads(1)
         with torch.random.fork_rng(devices=[]):
@@ -103,7 +103,8 @@ def run_cell(study: Study, cell: Cell, budget: str) -> Finished:
             measures = study.run(arm, seed, budget)
     finally:
         torch.set_num_threads(threads)
-    return Finished({name: _number(value) for name, value in measures.items()}, time.monotonic() - started)
+    times = time.monotonic() - started, time.process_time() - busy
+    return Finished({name: _number(value) for name, value in measures.items()}, *times)
 
 
 def _number(value: Any) -> Any:
@@ -180,6 +181,7 @@ def _judge(study: Study, budget: str, seeds: tuple[int, ...], cells: Cells, comm
         date=datetime.now(UTC).date().isoformat(),
         wall_seconds=wall,
         run_seconds=sum(run.seconds for row in runs.values() for run in row.values()),
+        processor_seconds=sum(run.processor_seconds for row in runs.values() for run in row.values()),
     )
 
 

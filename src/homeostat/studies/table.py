@@ -23,7 +23,8 @@ def render(verdict: Verdict) -> Group:
     """The verdict as something rich can print."""
     head = Text.assemble((verdict.study, "bold"), ": ", (verdict.verdict, f"bold {_colour(verdict.verdict)}"))
     runs = f"seeds: {len(verdict.seeds)}, arms: {len(verdict.arms)}, budget: {verdict.budget}"
-    times = f"{verdict.run_seconds:.0f} s of runs, {verdict.wall_seconds:.0f} s on the clock"
+    busy = f"{_figure(verdict.processor_seconds)} s of processor time"
+    times = f"{verdict.run_seconds:.0f} s of runs ({busy}), {verdict.wall_seconds:.0f} s on the clock"
     tail = Text(f"{runs}, {times}\n{verdict.command}", style="dim")
     return Group(head, Text(verdict.claim, style="italic"), _expectations(verdict), _arms(verdict), tail)
 

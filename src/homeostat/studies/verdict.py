@@ -80,6 +80,7 @@ class Verdict:
         code: fingerprint of the source the runs were made with.
         wall_seconds: of this invocation, which may have found finished runs.
         run_seconds: of all runs, one thread each, whenever they were made.
+        processor_seconds: the processor time in those, which a busy machine hardly changes.
     """
 
     study: str
@@ -98,6 +99,7 @@ class Verdict:
     date: str = ""
     wall_seconds: float = 0.0
     run_seconds: float = 0.0
+    processor_seconds: float = math.nan
 
     @property
     def deciding(self) -> Judged:
