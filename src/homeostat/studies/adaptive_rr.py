@@ -61,7 +61,7 @@ class AdaptiveReplayRatioStudy(Study):
     )
     series: ClassVar[str] = "curve, pendulum"
     tuning: ClassVar[str] = (
-        "lengths and the distance of checks on seeds 1000 to 1002, so that the budget fits and the switch can be thrown "
+        "lengths and the distance of checks on seeds 1000 to 1002, so that the budget fits and the switch can act "
         "before the end; tolerance and ratios are the authors', the rest was set at once"
     )
     arms: ClassVar[Mapping[str, str]] = {
