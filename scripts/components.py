@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from pages import keep
+
 from homeostat.core.component import Component, components, kinds
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "components.md"
@@ -115,16 +117,5 @@ def plain(value: object) -> str:
     return "none" if value in ("", None) else str(value)
 
 
-def main() -> int:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        fresh = PAGE.is_file() and PAGE.read_text("utf-8") == text
-        print("docs/components.md is up to date" if fresh else "docs/components.md is stale: run `make evidence`")
-        return 0 if fresh else 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(PAGE, page(), "evidence"))

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pages import keep
+
 from homeostat.catalogue import verdict_of
 from homeostat.core.component import components
 from homeostat.studies.study import Study
@@ -145,22 +147,17 @@ def _lines(axis: Any, series: Mapping[str, list[float]], name: str) -> None:
     axis.legend(fontsize=6, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def main() -> int:
-    """Write, or with --check compare the page; 1 when it is stale."""
-    text = page()
-    if "--check" in sys.argv[1:]:
-        fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/gallery.md is up to date" if fresh else "docs/gallery.md is stale: run `make gallery`")
-        return not fresh
+def plots() -> None:
+    """Draw every study anew."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "homeostat", "svg.fonttype": "none"})
     for study, verdict in judged():
         draw(study, verdict, PLOTS / f"{study.name}.svg")
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if "--check" not in sys.argv[1:]:
+        plots()
+    sys.exit(keep(PAGE, page(), "gallery"))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pages import keep
+
 from homeostat.catalogue.evidence import evidence_folder
 from homeostat.core.component import Component, components, kinds
 from homeostat.testing.check import check_component, kinds_with_laws, laws_of_kind
@@ -111,16 +113,5 @@ def everyone(names: list[str], found: Mapping[str, Any]) -> str:
     return "every one" if len(names) == len(found) > 1 else ", ".join(f"`{name}`" for name in names)
 
 
-def main() -> int:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        fresh = PAGE.is_file() and PAGE.read_text("utf-8") == text
-        print("docs/laws.md is up to date" if fresh else "docs/laws.md is stale: run `make evidence`")
-        return 0 if fresh else 1
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE.name}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(PAGE, page(), "evidence"))

@@ -1,6 +1,6 @@
 """Evidence files and the page of components are as the commands that write them would write them now."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -19,18 +19,9 @@ COMPONENTS = {
 }
 
 
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def oracles():
-    return script("evidence").oracles()
+    return importlib.import_module("evidence").oracles()
 
 
 @pytest.mark.parametrize("key", COMPONENTS)
@@ -51,12 +42,12 @@ def test_oracle_marks_name_components(oracles):
 
 
 def test_page_of_components_is_current():
-    page = script("components")
+    page = importlib.import_module("components")
     assert page.PAGE.read_text("utf-8") == page.page(), "docs/components.md is stale: run `make evidence`"
 
 
 def test_page_of_laws_is_current():
-    page = script("laws")
+    page = importlib.import_module("laws")
     assert page.PAGE.read_text("utf-8") == page.page(), "docs/laws.md is stale: run `make evidence`"
 
 
@@ -72,5 +63,5 @@ def test_oracle_marks_are_read_from_test_files(tmp_path):
     (tmp_path / "tests" / "test_it.py").write_text(
         '@pytest.mark.slow\n@pytest.mark.oracle("alpha", "beta")\ndef test_a(): ...\n\ndef test_b(): ...\n'
     )
-    read = script("evidence").oracles(tmp_path / "tests")
+    read = importlib.import_module("evidence").oracles(tmp_path / "tests")
     assert read == {"alpha": ["tests/test_it.py::test_a"], "beta": ["tests/test_it.py::test_a"]}

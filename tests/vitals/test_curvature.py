@@ -6,25 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from dense import dense_hessian
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd.functional import hessian
 
 from homeostat.core.draw import Draw
 from homeostat.core.readings import Probe, Readings
 from homeostat.testing import inputs
 from homeostat.vitals import Sharpness, edge, sharpness, top_eigenpair
-
-
-def dense_hessian(probe: Probe) -> np.ndarray:
-    names, values = list(probe.parameters), [p.double() for p in probe.parameters.values()]
-    sizes = [p.numel() for p in values]
-
-    def loss(flat):
-        parts = flat.split(sizes)
-        return probe.loss({n: part.reshape(v.shape) for n, part, v in zip(names, parts, values, strict=True)})
-
-    return torch.as_tensor(hessian(loss, torch.cat([v.flatten() for v in values]))).numpy()
 
 
 @pytest.mark.oracle("sharpness")

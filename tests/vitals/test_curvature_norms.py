@@ -6,23 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.autograd.functional import hessian
+from dense import dense_hessian
 
 from homeostat.core.draw import Draw
 from homeostat.core.readings import Probe, Readings
 from homeostat.testing import inputs
 from homeostat.vitals import HessianNorm, HessianTrace, hessian_moments, sharpness, stochastic_edge
-
-
-def dense_hessian(probe):
-    names, values = list(probe.parameters), [p.double() for p in probe.parameters.values()]
-    sizes = [p.numel() for p in values]
-
-    def loss(flat):
-        parts = flat.split(sizes)
-        return probe.loss({n: part.reshape(v.shape) for n, part, v in zip(names, parts, values, strict=True)})
-
-    return torch.as_tensor(hessian(loss, torch.cat([v.flatten() for v in values]))).numpy()
 
 
 @pytest.mark.oracle("hessian-trace")
