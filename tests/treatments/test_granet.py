@@ -197,8 +197,14 @@ def test_settings_are_checked():
 
 
 def test_it_begins_with_its_first_pruning():
-    late = GraNet(begin=25, every=10, end=100, horizon=200)
-    assert [step for step in range(1, 40) if late.due(step)] == list(range(30, 40))
+    late = GraNet(sparsity=0.5, begin=5, every=3, end=11, horizon=20)
+    assert [step for step in range(1, 9) if late.due(step)] == [5, 6, 7, 8]
+    bench, counts = Bench(DOUBLE, late), []
+    for _ in range(12):
+        bench.train(1)
+        counts.append(sum(int(mask.sum()) for mask in bench.state.values()))
+    halfway = round(195 * (1 - 0.5 * (1 - 0.5**3)))
+    assert counts == [195] * 7 + [halfway] * 3 + [98] * 2
     assert replace(late, initial=0.5).due(1)
 
 

@@ -58,7 +58,7 @@ class GraNet(Treatment):
     Source: Liu et al. (2021), arXiv:2106.10404, section 4 and the authors' code, from which it differs in counts by a
     few weights: there ties and rounding decide, the last pruning comes one interval before `end` and so just misses
     s_f, the first masks are drawn with the right density on average only, and regeneration has no end. The default
-    schedule is that of their CIFAR runs (prunes for half of 160 epochs of 391 steps), rounded.
+    schedule is that of their CIFAR runs (160 epochs of 391 steps, pruning until half of them), rounded.
 
     >>> GraNet(sparsity=0.95, every=100, end=2000, horizon=4000).due(50)
     False
@@ -101,7 +101,7 @@ class GraNet(Treatment):
     @property
     def first(self) -> int:
         """The first step at which it prunes."""
-        return max(1, math.ceil(self.begin / self.every)) * self.every
+        return self.begin or self.every
 
     def due(self, step: int) -> bool:
         return self.initial > 0 or step >= self.first
@@ -118,7 +118,7 @@ class GraNet(Treatment):
     def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
         weights = {name: weight for name, weight in self._weights(view).items() if f"{name}/mask" in state}
         active = {name: state[f"{name}/mask"] for name in weights}
-        if view.step < self.first or view.step % self.every:
+        if view.step < self.first or (view.step - self.begin) % self.every:
             return [_hold(name, mask) for name, mask in active.items()], state
         stayed = masks.prune(weights, active, self._count(view, active, knobs), lead(view))
         now = {name: self._exchanged(view, name, mask, knobs) for name, mask in stayed.items()}
