@@ -24,6 +24,7 @@ class Reading(StrEnum):
     LOSS = "loss"
     PROBE = "probe"
     INITIAL = "initial"
+    TASKS = "tasks"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class Readings:
         loss: what backward() was called on since the last step, summed, [*R].
         initial: parameter name -> value when the run was attached.
         probe: the probe, when the user gave one.
+        tasks: task -> its fixed evaluation items as a probe, of the tasks met so far that have some, in their order.
+            All share one `parameters`, those after the step.
+        present: which of `tasks` is being learned; "" when that one has no evaluation items. The others are past.
         replica_axes: how many leading axes of every tensor are replica axes; tells [R, out, in] from a kernel.
     """
 
@@ -78,6 +82,8 @@ class Readings:
     loss: Tensor | None = None
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     probe: Probe | None = None
+    tasks: Mapping[str, Probe] = field(default_factory=dict)
+    present: str = ""
     replica_axes: int = 0
 
 

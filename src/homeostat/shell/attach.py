@@ -42,6 +42,7 @@ def attach(
     controllers: Iterable[Controller | str] = (),
     vitals: str | Sequence[str] = "default",
     probe: Any = None,
+    tasks: Any = None,
     averaged: nn.Module | Iterable[nn.Module] | Mapping[str, nn.Module] = (),
     element_steps: bool = False,
     dials: Mapping[str, Dial] = MappingProxyType({}),
@@ -67,6 +68,9 @@ def attach(
         vitals: "default", "all" or names.
         probe: ((inputs, targets), loss_fn): a fixed batch for what needs one (sharpness, plasticity). With it the
             network is known at once, so a treatment that cannot work is refused here instead of at the first forward.
+        tasks: ({name: (inputs, targets), ...}, loss_fn): fixed items to evaluate each task by, in the order of the
+            tasks; those met so far are evaluated while the run goes on. A task is what lies between two boundaries:
+            call `run.boundary(name)` where one begins, with its items if they were not known here.
         averaged: copies of the network that follow it slowly (`torch.optim.swa_utils.AveragedModel`, another EMA, a
             target network), or {"part.of.the.network": its copy}. Units that are reset begin anew in them too; a copy
             that is not named is never touched, for it cannot be told from one that must stay as it is.
@@ -122,6 +126,7 @@ def attach(
         dry_run=dry_run,
         record=None if record is None else own_folder(Path(record)),
         probe=probe,
+        tasks=tasks,
         dials=dict(dials),
         gauges=dict(gauges),
     )
@@ -202,6 +207,10 @@ class Run:
         """Vital -> layer -> [(step, value)]; a value is None where it could not be measured."""
         return self._record.vitals()
 
+    def boundaries(self) -> dict[int, str]:
+        """Step after which a new task began -> its label."""
+        return dict(self._record.boundaries())
+
     def journal(self) -> list[JournalEntry]:
         """What was done to the run."""
         self._patient.ward.flush()
@@ -232,10 +241,19 @@ class Run:
         """
         self._engine.before_clip(optimizers or self._patient.network.optimizers)
 
-    def boundary(self, label: str = "") -> None:
-        """Say that a new task begins now."""
+    def boundary(self, label: str = "", evaluation: Any = None) -> None:
+        """Say that a new task begins now.
+
+        Args:
+            label: its name.
+            evaluation: (inputs, targets) to evaluate it by from now on, where `attach(tasks=...)` did not have them
+                yet; so with sets that come one by one, `attach` has those of the first task.
+
+        Raises:
+            BadInput: they do not fit the network or the loss given to `attach`; nothing was changed.
+        """
         self._autosave.settle()
-        self._engine.boundary(label)
+        self._engine.boundary(label, evaluation)
 
     def batch(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The batch to learn from, with what treatments of stage "batch" add to it (rehearsed items come last).

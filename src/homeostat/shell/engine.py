@@ -148,14 +148,31 @@ class Engine:
             if (patient := self._patient(optimizer)) is not None:
                 patient.treat_gradients(optimizer, explicit=True)
 
-    def boundary(self, label: str = "") -> None:
-        """A new task begins: marked in the record, told to the diagnosis, acted on by boundary treatments."""
-        step = self.steps
+    def boundary(self, label: str = "", evaluation: Any = None) -> None:
+        """A new task begins: marked in the record, told to the diagnosis, acted on by boundary treatments.
+
+        Args:
+            evaluation: (inputs, targets) to evaluate the new task by, None when there are none or they are known.
+
+        Raises:
+            BadInput: they do not fit, or no run is measured by such items; nothing was changed.
+        """
+        sets = [p.monitor.tasks for p in self.patients if p.monitor.tasks is not None]
+        if evaluation is not None and not sets:
+            raise BadInput("evaluation items need a loss: attach(model, optimizer, tasks=({}, loss_fn))")
+        checked = [] if evaluation is None else [known.check_next(label, evaluation) for known in sets]
+        step, start = self.steps, time.perf_counter()
+        with self.survive("measuring"):
+            for patient in self.patients:
+                self._keep(patient.monitor.at_the_end(patient.network.step))
+        self.spent += time.perf_counter() - start
         self.history.boundary(step, label)
         with self.survive("record"):
             self.record.add_boundary(step, label)
         for patient in self.patients:
             patient.ward.act(Stage.BOUNDARY, patient.network.step, {})
+        for known, items in zip(sets, checked, strict=False):
+            known.add(items)
 
     def replace_optimizers(self, network: Network, optimizers: list[Optimizer]) -> None:
         """The network is trained by these optimizers from now on."""

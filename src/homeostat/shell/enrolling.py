@@ -11,6 +11,7 @@ from homeostat.shell.network import Network
 from homeostat.shell.patient import Patient
 from homeostat.shell.probing import ProbeMaker
 from homeostat.shell.regulating import fixed_cadences, regulators
+from homeostat.shell.task_sets import TaskSets
 from homeostat.shell.together import Together
 from homeostat.shell.treating import Ward
 
@@ -28,7 +29,8 @@ def enrol(engine: Engine, network: Network, in_loop: bool) -> Patient:
     ward = Ward(network, settings.seed, settings.dry_run, engine.tell, in_loop)
     ward.strict = engine.strict
     maker = ProbeMaker(network, settings.probe, settings.seed) if settings.probe else None
-    monitor = Monitor(network, engine.vitals, _cadence(engine), engine.not_measured, maker, engine.failed)
+    tasks = TaskSets(network, settings.tasks, settings.seed, lambda: ward.task) if settings.tasks else None
+    monitor = Monitor(network, engine.vitals, _cadence(engine), engine.not_measured, maker, engine.failed, tasks)
     turning = regulators(settings.controllers, ward, settings.gauges, engine.tell)
 
     def acts() -> bool:

@@ -129,7 +129,7 @@ def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """
     values = {name: parameter.detach() for name, parameter in model.named_parameters()}
     values |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with _eagerly(), _streams_kept(), torch.no_grad():
+    with _eagerly(), streams_kept(), torch.no_grad():
         torch.func.functional_call(model, values, args, kwargs)
 
 
@@ -145,7 +145,8 @@ def _eagerly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _streams_kept() -> Iterator[None]:
+def streams_kept() -> Iterator[None]:
+    """Every global random stream (torch's, Python's, numpy's) is afterwards where it was."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own stream
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,9 +14,13 @@ from homeostat.core.readings import Probe, Reading, Readings
 from homeostat.core.vital import Vital
 from homeostat.shell.cadence import Cadence
 from homeostat.shell.capture import Capture
+from homeostat.shell.entrance import streams_kept
 from homeostat.shell.network import Network
+from homeostat.shell.task_sets import TaskSets
 
-_WHOLE = frozenset({Reading.WEIGHTS, Reading.GRADIENTS, Reading.UPDATES, Reading.INITIAL, Reading.PROBE})
+_APART = frozenset({Reading.PROBE, Reading.TASKS})
+"""Readings that run a copy of the network."""
+_WHOLE = frozenset({Reading.WEIGHTS, Reading.GRADIENTS, Reading.UPDATES, Reading.INITIAL}) | _APART
 """Readings that need whole parameters."""
 Row = tuple[int, str, str, float | None]
 """(step, vital, layer, value or None where it could not be measured)."""
@@ -31,6 +36,7 @@ class Monitor:
         not_measured: takes (what, why), once each.
         make_probe: gives the probe at this step, or None when the user gave no probe batch.
         failed: takes (what, why) when a vital has failed and is measured no more; as `not_measured` when None.
+        tasks: the evaluation items of tasks, None when the user gave none.
     """
 
     def __init__(
@@ -41,8 +47,9 @@ class Monitor:
         not_measured: Callable[[str, str], None],
         make_probe: Callable[[], Probe] | None = None,
         failed: Callable[[str, str], None] | None = None,
+        tasks: TaskSets | None = None,
     ) -> None:
-        self.network, self.cadence = network, cadence
+        self.network, self.cadence, self.tasks = network, cadence, tasks
         self.tell, self._make_probe, self._failed = not_measured, make_probe, failed or not_measured
         self.vitals = {v.name: v for v in vitals if self._possible(v)}
         self.capture: Capture | None = None
@@ -52,6 +59,7 @@ class Monitor:
             self.initial = {n: p.clone() for n, p in network.values().items()}
         self._readers = [v for v in self.vitals.values() if Reading.ACTIVATIONS in v.reads]
         self._lead = 1
+        self._last: dict[str, int] = {}
         self.rows: int | None = None
         self._window: list[Mapping[str, Tensor]] = []
         self._before: dict[str, Tensor] = {}
@@ -61,6 +69,9 @@ class Monitor:
     def _possible(self, vital: Vital) -> bool:
         if Reading.PROBE in vital.reads and self._make_probe is None:
             self.tell(vital.name, "needs a probe batch: attach(model, optimizer, probe=(batch, loss_fn))")
+            return False
+        if Reading.TASKS in vital.reads and self.tasks is None:
+            self.tell(vital.name, "needs evaluation items of tasks: attach(model, optimizer, tasks=(sets, loss_fn))")
             return False
         if vital.reads & _WHOLE and (name := self.network.sharded()):
             self.tell(vital.name, f"{name} is sharded over processes, and only a part of it is here")
@@ -133,7 +144,7 @@ class Monitor:
         self._window = [dict(part) for part in state["window"]]
         self.initial = dict(state["initial"]) or self.initial
         for name in set(asked) - set(state["measured"]):
-            if name in self.vitals and Reading.PROBE not in self.vitals[name].reads:
+            if name in self.vitals and not self.vitals[name].reads & _APART:
                 del self.vitals[name]
         self._sane, self._odd = {(a, b) for a, b in state["sane"]}, {(a, b) for a, b in state["odd"]}
         self.cadence.load_state_dict(state["cadence"])
@@ -169,15 +180,22 @@ class Monitor:
         for name in names:
             start = time.perf_counter()
             try:
-                with torch.no_grad():
+                apart = bool(self.vitals[name].reads & _APART)
+                with torch.no_grad(), streams_kept() if apart else contextlib.nullcontext():
                     values = self.vitals[name](readings)
                 measured += [(name, self.network.named(layer), _one(value)) for layer, value in values.items()]
             except Exception as error:
                 self._failed(name, f"an internal error, reported once: {type(error).__name__}: {error}")
                 del self.vitals[name]
-            costs[name] = time.perf_counter() - start
+            costs[name], self._last[name] = time.perf_counter() - start, step
         self._before = {}
         return self._rows(step, measured), costs
+
+    def at_the_end(self, step: int) -> list[Row]:
+        """What can be told of tasks between two steps, measured now unless this step measured it: how well the present
+        task, which ends, and those before it were learned. Rows for the record; nothing before the first step."""
+        asked = [n for n, v in self.vitals.items() if v.reads == {Reading.TASKS} and self._last.get(n) != step]
+        return self.sample(step, {}, None, asked)[0] if step and asked else []
 
     def never_measured(self) -> list[tuple[str, str]]:
         """(vital, layer) pairs that only ever came out as missing."""
@@ -189,6 +207,7 @@ class Monitor:
         wanted = {reading for name in names for reading in self.vitals[name].reads}
         after = self.network.values() if self._before else {}
         updates = {n: after[n] - w for n, w in self._before.items() if n in after and after[n].shape == w.shape}
+        tasks, present = self.tasks() if Reading.TASKS in wanted and self.tasks is not None else ({}, "")
         return Readings(
             step=step,
             activations=activations if Reading.ACTIVATIONS in wanted else {},
@@ -199,6 +218,8 @@ class Monitor:
             loss=loss,
             initial=self.initial,
             probe=self._make_probe() if Reading.PROBE in wanted and self._make_probe is not None else None,
+            tasks=tasks,
+            present=present,
         )
 
     def _rows(self, step: int, measured: Sequence[tuple[str, str, Tensor]]) -> list[Row]:

@@ -1,4 +1,5 @@
-"""The probe: a fixed batch run through a copy of the network, off the training path."""
+"""The probe, and the evaluation items of tasks: fixed batches run through a copy of the network, off the training
+path."""
 
 from __future__ import annotations
 
@@ -13,16 +14,61 @@ from torch.func import functional_call
 from homeostat.core.draw import Draw
 from homeostat.core.errors import BadInput
 from homeostat.core.readings import Probe
+from homeostat.shell.entrance import streams_kept
 from homeostat.shell.network import Network
 
 LossFunction = Callable[[Any, Any], Any]
 
 
+class Mirror:
+    """A copy of a network, in evaluation mode and without hooks, that takes its parameters and buffers from it.
+
+    It is copied again when the network has other modules than before. Nothing of the network is touched.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._renew()
+
+    def probe(self, batch: tuple[Tensor, Any], loss: LossFunction, draw: Draw) -> Probe:
+        """A probe of the network as it is now."""
+        return self.probes({"": batch}, loss, draw)[""]
+
+    def probes(self, batches: Mapping[str, tuple[Tensor, Any]], loss: LossFunction, draw: Draw) -> dict[str, Probe]:
+        """A probe for every batch; they share one copy of the parameters."""
+        network = self._network
+        if self._modules != _modules(network):
+            self._renew()
+        parameters = {n: p.detach().clone() for n, p in network.trained().items()}
+        rest = {n: p.detach() for n, p in network.model.named_parameters() if n not in parameters}
+        rest |= {n: b.detach().clone() for n, b in network.model.named_buffers()}
+        rate, kind = network.learning_rate(), type(network.optimizers[0]).__name__
+
+        def made(inputs: Tensor, targets: Any) -> Probe:
+            def outputs(values: Mapping[str, Tensor]) -> Any:
+                return functional_call(self._copy, {**rest, **values}, (inputs,))
+
+            def its_loss(values: Mapping[str, Tensor]) -> Any:
+                return loss(outputs(values), targets)
+
+            return Probe(parameters, inputs, targets, outputs, its_loss, draw, rate, kind)
+
+        return {name: made(*batch) for name, batch in batches.items()}
+
+    def _renew(self) -> None:
+        self._modules = _modules(self._network)
+        self._copy = copy.deepcopy(self._network.model).eval()
+        for module in self._copy.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+
+
+def _modules(network: Network) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in network.model.named_modules()]
+
+
 class ProbeMaker:
     """Makes a `Probe` of the network as it is now.
-
-    The copy of the network is made once, in evaluation mode, without hooks; parameters and buffers are passed in anew
-    for each probe, so nothing of the user's model is touched.
 
     Args:
         network: the network.
@@ -35,47 +81,49 @@ class ProbeMaker:
 
     def __init__(self, network: Network, given: Any, seed: int) -> None:
         (self.inputs, self.targets), self._loss = _unpack(given)
-        self._network, self._seed = network, seed
-        self._copy = copy.deepcopy(network.model).eval()
-        for module in self._copy.modules():
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-        self._try()
+        self._draw, self._mirror = Draw(seed, ("probe", network.label)), Mirror(network)
+        check_runs(self(), "the probe batch", type(network.model).__name__)
 
     def __call__(self) -> Probe:
         """The probe at the network's present parameters."""
-        network = self._network
-        parameters = {n: p.detach().clone() for n, p in network.trained().items()}
-        rest = {n: p.detach() for n, p in network.model.named_parameters() if n not in parameters}
-        rest |= {n: b.detach().clone() for n, b in network.model.named_buffers()}
+        return self._mirror.probe((self.inputs, self.targets), self._loss, self._draw)
 
-        def outputs(values: Mapping[str, Tensor]) -> Any:
-            return functional_call(self._copy, {**rest, **values}, (self.inputs,))
 
-        return Probe(
-            parameters=parameters,
-            inputs=self.inputs,
-            targets=self.targets,
-            outputs=outputs,
-            loss=lambda values: self._loss(outputs(values), self.targets),
-            draw=Draw(self._seed, ("probe", network.label)),
-            learning_rate=network.learning_rate(),
-            optimizer=type(network.optimizers[0]).__name__,
-        )
+def check_runs(probe: Probe, what: str, model: str) -> None:
+    """Run a batch through the network and the loss once.
 
-    def _try(self) -> None:
-        probe = self()
-        name = type(self._network.model).__name__
-        try:
-            with torch.no_grad():
-                loss = probe.loss(probe.parameters)
-        except Exception as error:
-            shape = list(self.inputs.shape)
-            raise BadInput(f"the probe batch {shape} does not run through {name} and loss_fn: {error}") from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise BadInput(f"loss_fn must return one number, got {getattr(loss, 'shape', type(loss).__name__)}")
-        if not bool(torch.isfinite(loss)):
-            raise BadInput("the loss on the probe batch is not finite: check the batch for NaN or infinite values")
+    Raises:
+        BadInput: it does not go through, or gives no finite number.
+    """
+    try:
+        with streams_kept(), torch.no_grad():
+            loss = probe.loss(probe.parameters)
+    except Exception as error:
+        shape = list(probe.inputs.shape)
+        raise BadInput(f"{what} {shape} does not run through {model} and loss_fn: {error}") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise BadInput(f"loss_fn must return one number, got {getattr(loss, 'shape', type(loss).__name__)}")
+    if not bool(torch.isfinite(loss)):
+        raise BadInput(f"the loss on {what} is not finite: check it for NaN or infinite values")
+
+
+def check_batch(inputs: Any, what: str) -> Tensor:
+    """The inputs of a fixed batch.
+
+    Raises:
+        BadInput: no tensor, no items, or NaN or infinite values.
+    """
+    if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+        raise BadInput(f"{what} must be (inputs, targets) with inputs a tensor [items, ...], got {_kind(inputs)}")
+    if len(inputs) == 0:
+        raise BadInput(f"{what} is empty")
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise BadInput(f"{what} holds NaN or infinite inputs")
+    return inputs
+
+
+def _kind(thing: Any) -> str:
+    return f"shape {list(thing.shape)}" if isinstance(thing, Tensor) else type(thing).__name__
 
 
 def _unpack(given: Any) -> tuple[tuple[Tensor, Any], LossFunction]:
@@ -85,8 +133,4 @@ def _unpack(given: Any) -> tuple[tuple[Tensor, Any], LossFunction]:
         raise BadInput("probe must be (batch, loss_fn) with batch = (inputs, targets)") from None
     if not callable(loss) or not isinstance(inputs, Tensor):
         raise BadInput("probe must be (batch, loss_fn): inputs a tensor, loss_fn(outputs, targets) a callable")
-    if len(inputs) == 0:
-        raise BadInput("the probe batch is empty")
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
-        raise BadInput("the probe batch holds NaN or infinite inputs")
-    return (inputs, targets), loss
+    return (check_batch(inputs, "the probe batch"), targets), loss

@@ -46,6 +46,7 @@ class Settings:
         record: folder of run records; None keeps the record in memory.
         quiet: print nothing.
         probe: (batch, loss_fn) for vitals that need a fixed batch; only from `attach`, where the batch is at hand.
+        tasks: (evaluation items by task, loss_fn) for vitals that follow what was learned; only from `attach`.
 
     Raises:
         UnknownName: a vital, controlled treatment or knob that does not exist; the nearest are suggested.
@@ -63,6 +64,7 @@ class Settings:
     record: Path | None = None
     quiet: bool = False
     probe: Any = field(default=None, repr=False, compare=False)
+    tasks: Any = field(default=None, repr=False, compare=False)
     dials: Mapping[str, Dial] = field(default_factory=dict, repr=False, compare=False)
     gauges: Mapping[str, Gauge] = field(default_factory=dict, repr=False, compare=False)
 
@@ -125,12 +127,18 @@ class Settings:
         return bool(self.treatments or self.controllers or self.auto)
 
     def selected_vitals(self) -> tuple[Vital, ...]:
-        """The vitals asked for, made, in order of name (or in the order named)."""
+        """The vitals asked for, made, in order of name (or in the order named).
+
+        What reads evaluation items of tasks is measured by default only where there are any.
+        """
         from homeostat.core.component import components, find
+        from homeostat.core.readings import Reading
 
         if not isinstance(self.vitals, str):
             return tuple(find("vital", name)() for name in self.vitals)
         chosen = components("vital").values()
+        if self.tasks is None:
+            chosen = [cls for cls in chosen if self.vitals == "all" or Reading.TASKS not in cls.reads]
         return tuple(cls() for cls in chosen if self.vitals == "all" or cls.default)
 
     def to_json(self) -> dict[str, Any]:
@@ -145,6 +153,7 @@ class Settings:
             "seed": self.seed,
             "dry_run": self.dry_run,
             "probe": self.probe is not None,
+            **({"tasks": True} if self.tasks is not None else {}),
             **({"dials": sorted(self.dials)} if self.dials else {}),
             **({"gauges": sorted(self.gauges)} if self.gauges else {}),
         }

@@ -44,6 +44,8 @@ def readings(
         loss=draw.uniform("loss", torch.empty(())).to(dtype) + 0.5,
         initial={n: p + 0.1 for n, p in parameters.items()},
         probe=small_probe(seed, dtype=dtype),
+        tasks=small_tasks(parameters, seed),
+        present="second",
     )
 
 
@@ -61,6 +63,26 @@ def small_probe(
         return hidden @ p["fc2.weight"].T + p["fc2.bias"]
 
     return Probe(parameters, x, targets, outputs, lambda p: (outputs(p) - targets).square().mean(), draw, 0.01, "SGD")
+
+
+def small_tasks(parameters: Mapping[str, Tensor], seed: int = 0) -> dict[str, Probe]:
+    """Evaluation items of two tasks of the step's own network: 20 items and 3 classes each."""
+    draw = Draw(seed, ("testing", "tasks"))
+
+    def made(task: str) -> Probe:
+        x = draw.normal(f"{task} inputs", torch.empty(20, 6))
+        targets = (3 * draw.uniform(f"{task} targets", torch.empty(20))).long()
+
+        def outputs(p: Mapping[str, Tensor]) -> Tensor:
+            fc1 = torch.relu(x.to(p["fc1.weight"]) @ p["fc1.weight"].T + p["fc1.bias"])
+            return torch.tanh(fc1 @ p["fc2.weight"].T + p["fc2.bias"]) @ p["head.weight"].T + p["head.bias"]
+
+        def loss(p: Mapping[str, Tensor]) -> Tensor:
+            return torch.nn.functional.cross_entropy(outputs(p).float(), targets)
+
+        return Probe(parameters, x, targets, outputs, loss, draw, 0.01, "SGD")
+
+    return {task: made(task) for task in ("first", "second")}
 
 
 def degenerate(seed: int = 0) -> dict[str, Readings]:
@@ -117,9 +139,10 @@ def _one_probe(first: Probe | None, second: Probe | None) -> bool:
 
 
 def everything(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
-    """The step with `change` applied to every tensor of it except the probe."""
+    """The step with `change` applied to every tensor of it except the probe and the items of tasks."""
     maps = {f: {n: change(t) for n, t in getattr(step, f).items()} for f in _MAPS}
-    return dataclasses.replace(step, **maps, loss=None if step.loss is None else change(step.loss))
+    tasks = {task: dataclasses.replace(probe, parameters=maps["weights"]) for task, probe in step.tasks.items()}
+    return dataclasses.replace(step, **maps, loss=None if step.loss is None else change(step.loss), tasks=tasks)
 
 
 def strided(step: Readings) -> Readings:
@@ -128,11 +151,11 @@ def strided(step: Readings) -> Readings:
 
 
 def stacked(steps: Sequence[Readings]) -> Readings:
-    """R solo steps as one step with a leading replica axis, without a probe."""
+    """R solo steps as one step with a leading replica axis, without a probe or tasks."""
     first = steps[0]
     maps = {f: {n: torch.stack([getattr(s, f)[n] for s in steps]) for n in getattr(first, f)} for f in _MAPS}
     losses = torch.stack([s.loss for s in steps if s.loss is not None])
-    return dataclasses.replace(first, **maps, loss=losses, probe=None, replica_axes=1)
+    return dataclasses.replace(first, **maps, loss=losses, probe=None, tasks={}, replica_axes=1)
 
 
 def lacking(step: Readings, layer: str) -> Readings:
@@ -142,7 +165,8 @@ def lacking(step: Readings, layer: str) -> Readings:
 
 
 def halves(step: Readings) -> tuple[Readings, Readings]:
-    """A step in two unequal parts: samples are divided, every layer's parameters, the loss and the probe go to one."""
+    """A step in two unequal parts: samples are divided, every layer's parameters, the loss and the probe go to one,
+    the items of tasks to both."""
     layers = {layer: i % 2 for i, layer in enumerate(dict.fromkeys(layer_of(n) for n in step.weights))}
 
     def part(index: int) -> Readings:

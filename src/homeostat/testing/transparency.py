@@ -20,8 +20,8 @@ STEPS = 5
 
 
 def transparent(vital: Vital) -> None:
-    """Measured at every step of a real run with dropout and batch norm, it leaves weights, buffers, gradients,
-    optimizer state and every random stream bit for bit as they are without it."""
+    """Measured at every step of a real run, of two tasks, with dropout and batch norm, it leaves weights, buffers,
+    gradients, optimizer state and every random stream bit for bit as they are without it."""
     with _fixed_streams():
         bare, _ = _run(None)
     with _fixed_streams():
@@ -43,8 +43,13 @@ def _run(vital: Vital | None) -> tuple[dict[str, Any], Any]:
     run = None
     if vital is not None:
         with _registered(vital):
-            run = attach(model, optimizer, vitals=[vital.name], probe=probe, every=1, strict=True)
-    losses = [_step(model, optimizer) for _ in range(STEPS)]
+            tasks = ({"first": probe[0], "second": probe[0]}, F.cross_entropy)
+            run = attach(model, optimizer, vitals=[vital.name], probe=probe, tasks=tasks, every=1, strict=True)
+    losses = []
+    for step in range(STEPS):
+        if run is not None and step == STEPS // 2:
+            run.boundary("second")
+        losses.append(_step(model, optimizer))
     found = _everything(model, optimizer, losses)
     if run is not None:
         run.detach()

@@ -52,11 +52,11 @@ def measures_a_healthy_step(vital: Vital) -> None:
 
 
 def names_its_layers(vital: Vital) -> None:
-    """It names only layers that were captured, or the network: a hook that never fired gives no value at all."""
+    """It names only layers that were captured, tasks, or the network: a hook that never fired gives no value at all."""
     step = inputs.readings()
     for gone in ("fc1", "fc2"):
         partial = inputs.lacking(step, gone)
-        layers = {*partial.activations, *(name.rpartition(".")[0] for name in partial.weights), NETWORK}
+        layers = {*partial.activations, *(name.rpartition(".")[0] for name in partial.weights), *partial.tasks, NETWORK}
         invented = set(vital(partial)) - layers
         assert not invented, f"it gives a value for {sorted(invented)}, of which nothing was captured"
 
@@ -129,7 +129,7 @@ def pure(vital: Vital) -> None:
 def any_dtype(vital: Vital) -> None:
     """Half, bfloat16 and double readings give what the same numbers give in float32."""
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 1e-3), (torch.float64, 1e-5)):
-        step = dataclasses.replace(inputs.readings(dtype=dtype), probe=None)
+        step = dataclasses.replace(inputs.readings(dtype=dtype), probe=None, tasks={})
         wide = inputs.everything(step, lambda t: t.to(torch.float32))
         _same(vital(step), vital(wide), f"in {dtype}", tolerance)
 
@@ -142,7 +142,7 @@ def any_layout(vital: Vital) -> None:
 
 def replicas(vital: Vital) -> None:
     """A stack of R runs gives each run's own value, also beside a dead and a NaN one."""
-    if Reading.PROBE in vital.reads:
+    if vital.reads & {Reading.PROBE, Reading.TASKS}:
         raise DoesNotApply("it reads a probe, which belongs to one network")
     cases = {**inputs.awkward(), **inputs.degenerate()}
     alone = [inputs.readings(1), inputs.readings(2), cases["all zero"], cases["NaN"], cases["constant"]]

@@ -5,6 +5,7 @@ from homeostat.vitals.curvature_norms import HessianNorm, HessianTrace, hessian_
 from homeostat.vitals.finite import NonFinite, non_finite
 from homeostat.vitals.gradients import GradientNorm, UpdateRatio, gradient_norm, update_ratio
 from homeostat.vitals.loss import Loss
+from homeostat.vitals.past_tasks import PlasticGradient, StableGradient, TaskAccuracy, TaskAlignment
 from homeostat.vitals.probe_task import Plasticity, plasticity
 from homeostat.vitals.rank import EffectiveRank, SRank, StableRank, effective_rank, singular_values, srank, stable_rank
 from homeostat.vitals.units import (
@@ -29,11 +30,15 @@ __all__ = [
     "HessianTrace",
     "Loss",
     "NonFinite",
+    "PlasticGradient",
     "Plasticity",
     "SRank",
     "SaturatedUnits",
     "Sharpness",
+    "StableGradient",
     "StableRank",
+    "TaskAccuracy",
+    "TaskAlignment",
     "UpdateRatio",
     "WeightNorm",
     "active_fraction",
