@@ -64,6 +64,7 @@ class View:
         parameters: name -> current value [*R, *shape], trainable ones only, detached.
         buffers: name -> current value.
         gradients: name -> gradient, for stage "gradient" (unscaled) and "after update" (as last used); absent if None.
+        before: name -> value before this step's update, at stage "after update" when the treatment reads UPDATES.
         initial: name -> value at attachment, when the treatment reads INITIAL.
         units: the verified unit groups of the network.
         activations: layer of a unit group -> its units' outputs [*R, N, H] in the last forward passes of this step.
@@ -82,6 +83,7 @@ class View:
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    before: Mapping[str, Tensor] = field(default_factory=dict)
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     units: tuple[UnitGroup, ...] = ()
     activations: Mapping[str, Tensor] = field(default_factory=dict)
@@ -110,7 +112,8 @@ class Treatment(Component, abstract=True):
     Class attributes:
         stage: when it acts.
         reads: readings it needs (ACTIVATIONS, GRADIENTS, INITIAL, ...). Activations are captured only on steps that
-            `due` names.
+            `due` names. One that reads UPDATES acts before the others of its stage: it puts another update in the
+            place of the optimizer's, and theirs build on it.
         needs_units: it works on unit groups, and refuses a network that has none.
         after: names of treatments that must have acted before it at the same stage.
         optimizer_state: one sentence on what happens to the optimizer's state ("cleared for reset units", "untouched").

@@ -32,6 +32,9 @@ def admit(treatment: Treatment, network: Network, in_loop: bool) -> None:
         if treatment.stage == Stage.GRADIENT and kind in _MULTI_EVALUATION:
             why = "it evaluates the loss several times a step and would not see the added gradient in the loss"
             raise Refused(treatment.name, kind, why)
+        if Reading.UPDATES in treatment.reads and kind in _MULTI_EVALUATION:
+            why = "it evaluates the loss several times a step: its last gradient is not that of the weights before"
+            raise Refused(treatment.name, kind, why)
         if kind in _DIVIDED:
             raise Refused(treatment.name, kind, "its state is divided among the ranks, and only a part of it is here")
     if treatment.stage == Stage.GRADIENT and (name := network.held_twice()):

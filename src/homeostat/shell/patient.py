@@ -58,6 +58,7 @@ class Patient:
         """
         if not self.network.stepped:
             self.monitor.before_update(self.network.step + 1)
+            self.ward.before_update(self.network.step + 1)
         me, *positional = args  # the optimizer itself comes first
         closure = positional[0] if positional else kwargs.get("closure")
         if closure is None:

@@ -79,6 +79,7 @@ class Ward:
         self.relearn: Callable[[], Site | None] = lambda: None
         self._operated: Site | None = None
         self._flushed = 0
+        self._before: dict[str, Tensor] = {}
         self._recalled: tuple[dict[str, Tensor], dict[str, Fresh]] = ({}, {})
 
     def add(self, treatment: Treatment, why: str = "asked for") -> Course:
@@ -122,6 +123,11 @@ class Ward:
         """Whether some treatment reads activations at the step with this number."""
         return any(Reading.ACTIVATIONS in c.treatment.reads and c.treatment.due(step) for c in self._stepping())
 
+    def before_update(self, step: int) -> None:
+        """Keep the weights as they are before the optimizer moves them, where a treatment due at this step compares."""
+        if any(Reading.UPDATES in c.treatment.reads and c.treatment.due(step) for c in self._stepping()):
+            self._before = {n: p.clone() for n, p in self.network.values().items()}
+
     def next_due(self, step: int, horizon: int = 1000) -> int:
         """The first step after `step` at which some treatment is due, looking at most `horizon` steps ahead."""
         if self.network.elements:
@@ -150,6 +156,7 @@ class Ward:
             with self.guarded(course):
                 self._treat(course, step, activations, optimizer)
         if stage == Stage.UPDATE:
+            self._before = {}
             for course in self.ready(Stage.EVALUATION, step):
                 with self.guarded(course):
                     view = self.view(course, step, activations)
@@ -220,6 +227,7 @@ class Ward:
             parameters=self.network.values(),
             buffers={n: b.detach() for n, b in self.network.model.named_buffers()} if buffered else {},
             gradients=self.network.gradients(_scale(optimizer), optimizer) if Reading.GRADIENTS in reads else {},
+            before=self._before if Reading.UPDATES in reads else {},
             initial=site.initial,
             units=site.units,
             activations=activations if Reading.ACTIVATIONS in reads else {},
@@ -343,8 +351,8 @@ def _scale(optimizer: Optimizer | None) -> Tensor | None:
 
 
 def _ordered(courses: list[Course]) -> list[Course]:
-    """Courses in the order given, each after those it declares."""
-    left, done = list(courses), []
+    """Courses in the order given, each after those it declares; what replaces the optimizer's update comes first."""
+    left, done = sorted(courses, key=lambda c: Reading.UPDATES not in c.treatment.reads), []
     while left:
         names = {c.name for c in left}
         ready = next((c for c in left if not names & set(c.treatment.after)), left[0])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from homeostat.core.draw import Draw
 from homeostat.core.edits import Edit
+from homeostat.core.readings import Reading
 from homeostat.core.treatment import Stage, State, Treatment, View
 from homeostat.shell import surgery
 from homeostat.shell.stages import extend, mask
@@ -57,6 +58,7 @@ class Bench:
     task: int = 0
     seen: dict[str, Tensor] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
+    before: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.case.build(self.seed)
@@ -95,6 +97,7 @@ class Bench:
             parameters=self.parameters(),
             buffers=dict(self.model.named_buffers()) if self.norms else {},
             gradients=gradients,
+            before=self.before,
             initial=self.initial,
             units=self.case.groups,
             activations=dict(self.activations),
@@ -127,6 +130,7 @@ class Bench:
         shown, self.seen = self.seen["outputs"], {}
         F.cross_entropy(shown.to(statistic_dtype(shown)), targets).backward()
         yield from self.act(Stage.GRADIENT)
+        self.note_before()
         self.optimizer.step()
         yield from self.act(Stage.UPDATE)
         self.follow()
@@ -134,6 +138,11 @@ class Bench:
             yield from self.act(Stage.EVALUATION)
             self.task += 1
             yield from self.act(Stage.BOUNDARY)
+
+    def note_before(self) -> None:
+        """Keep the weights as they are before the update, for a treatment that compares."""
+        if self.treatment is not None and Reading.UPDATES in self.treatment.reads:
+            self.before = {n: p.clone() for n, p in self.parameters().items()}
 
     def follow(self) -> None:
         """What a treatment of stage "evaluation" takes from a completed step."""
@@ -213,7 +222,7 @@ class Bench:
 
 def frozen(view: View) -> View:
     """A view whose tensors are copies."""
-    tables = ("parameters", "buffers", "gradients", "initial", "activations")
+    tables = ("parameters", "buffers", "gradients", "before", "initial", "activations")
     copies = {table: {n: t.detach().clone() for n, t in getattr(view, table).items()} for table in tables}
     given = {name: getattr(view, name) for name in ("inputs", "targets", "outputs")}
     return replace(view, **copies, **{n: None if t is None else t.detach().clone() for n, t in given.items()})

@@ -17,7 +17,7 @@ from homeostat.testing.grid import CONV, DOUBLE
 REPLICAS = 3
 TOLERANCE = 1e-5
 _GIVEN = ("inputs", "targets", "outputs")
-_TABLES = ("parameters", "buffers", "gradients", "initial", "activations")
+_TABLES = ("parameters", "buffers", "gradients", "before", "initial", "activations")
 
 
 def lifts(treatment: Treatment) -> None:

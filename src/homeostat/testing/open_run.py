@@ -97,6 +97,7 @@ class OpenRun(Bench):
             loss = F.cross_entropy(self.forward(inputs), targets)
         loss.backward()
         yield from self._gradients()
+        self.note_before()
         self.optimizer.step()
         yield from self.act(Stage.UPDATE)
         if self.step % BOUNDARY_EVERY == 0:

@@ -104,7 +104,7 @@ def _pure(treatment: Treatment) -> None:
             assert torch.equal(random, torch.get_rng_state()), "planning moves torch's global random state"
             assert not same(state, kept_state), "planning writes to the state it was given"
             assert not same(bench.knobs, kept_knobs), "planning writes to the knobs"
-            for table in ("parameters", "buffers", "gradients", "activations", "initial"):
+            for table in ("parameters", "buffers", "gradients", "before", "activations", "initial"):
                 wrong = same(getattr(view, table), getattr(kept_view, table))
                 assert not wrong, f"planning writes to {wrong} of the view's {table}"
             assert not same(after, after_again) and _alike(edits, again), "the same inputs give different plans"

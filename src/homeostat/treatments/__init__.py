@@ -1,5 +1,6 @@
 """Treatments: published interventions on training, planned as edits."""
 
+from homeostat.treatments.classp import Classp
 from homeostat.treatments.continual_backprop import ContinualBackprop
 from homeostat.treatments.l2_init import L2Init
 from homeostat.treatments.layer_norm import LayerNormInsertion
@@ -11,6 +12,7 @@ from homeostat.treatments.spectral import SpectralRegularization, WassersteinReg
 from homeostat.treatments.temporal_ensemble import TemporalEnsemble
 
 __all__ = [
+    "Classp",
     "ContinualBackprop",
     "L2Init",
     "LayerNormInsertion",
