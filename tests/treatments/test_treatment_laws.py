@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from homeostat.core.component import components
 from homeostat.testing.bench import Bench, same, trial_of
 from homeostat.testing.check import check_component
-from homeostat.testing.grid import MLP
+from homeostat.testing.grid import MLP, suited
 from homeostat.testing.two_processes import continued_elsewhere
 
 TREATMENTS = {n: c for n, c in components("treatment").items() if c.__module__.startswith("homeostat.")}
@@ -37,7 +37,8 @@ def test_laws_thoroughly(name: str):
 
 @pytest.mark.parametrize("name", TREATMENTS)
 def test_state_survives_safetensors(name: str):
-    bench = Bench(MLP, trial_of(TREATMENTS[name]()))
+    treatment = trial_of(TREATMENTS[name]())
+    bench = Bench(suited(MLP, treatment), treatment)
     bench.train(9)
     assert not same(load(save(bench.state)), bench.state)
     torch.save(bench.state, io.BytesIO())

@@ -175,10 +175,12 @@ class ExtendBatch(Edit):
     Args:
         inputs: [M, ...] like the batch's inputs.
         targets: [M, ...] like its targets.
+        tasks: [M], the number of the task each comes from, where that is known.
     """
 
     inputs: Tensor
     targets: Tensor
+    tasks: Tensor | None = None
 
     def describe(self) -> str:
         return f"append {len(self.inputs)} items to the batch"

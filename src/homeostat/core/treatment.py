@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from homeostat.core.component import Component
 from homeostat.core.draw import Draw
@@ -77,6 +77,7 @@ class View:
         inputs: at stage "batch": the user's batch [N, ...].
         targets: at stages "batch" and "loss": its targets [N, ...].
         outputs: at stage "loss": what the network gave for the batch [N, ...], detached.
+        kinds: at stage "surgery": path -> class of every module.
     """
 
     step: int
@@ -95,6 +96,7 @@ class View:
     inputs: Tensor | None = None
     targets: Tensor | None = None
     outputs: Tensor | None = None
+    kinds: Mapping[str, type[nn.Module]] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Tensor]:
         """Weight matrices and kernels: parameters of at least two dimensions that do not belong to a norm.
@@ -115,6 +117,9 @@ class Treatment(Component, abstract=True):
             `due` names. One that reads UPDATES acts before the others of its stage: it puts another update in the
             place of the optimizer's, and theirs build on it.
         needs_units: it works on unit groups, and refuses a network that has none.
+        needs_batch_norm: it works on layers of batch normalisation, and refuses a network that has none.
+        lines: stages whose lines in the user's loop it makes use of beside its own stage; without one of them a part of
+            it does not act, which is said at the end.
         after: names of treatments that must have acted before it at the same stage.
         optimizer_state: one sentence on what happens to the optimizer's state ("cleared for reset units", "untouched").
         trial: settings under which the laws see it act within a few dozen steps, where its defaults act seldom.
@@ -124,6 +129,8 @@ class Treatment(Component, abstract=True):
     stage: ClassVar[Stage]
     reads: ClassVar[frozenset[Reading]] = frozenset()
     needs_units: ClassVar[bool] = False
+    needs_batch_norm: ClassVar[bool] = False
+    lines: ClassVar[tuple[Stage, ...]] = ()
     after: ClassVar[tuple[str, ...]] = ()
     optimizer_state: ClassVar[str] = "untouched"
     trial: ClassVar[Mapping[str, Any]] = {}

@@ -255,16 +255,18 @@ class Run:
         self._autosave.settle()
         self._engine.boundary(label, evaluation)
 
-    def batch(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, inputs: Tensor, targets: Tensor, tasks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The batch to learn from, with what treatments of stage "batch" add to it (rehearsed items come last).
 
         Args:
             inputs, targets: the user's batch [N, ...] each; what is returned is [N + M, ...] each.
 
         Raises:
-            BadInput: they are not two tensors of one length.
+            BadInput: they are not two tensors of one length, or `tasks` does not number the tasks begun so far.
         """
-        return self._stages.batch(inputs, targets)
+            tasks: [N], whole numbers: the task each item comes from (boundaries before it), where your batch already
+                holds items of earlier tasks; else all are taken to be of the present one.
+        return self._stages.batch(inputs, targets, tasks)
 
     def loss(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The loss function, called as `criterion(outputs, targets)`, with what treatments of stage "loss" change

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from homeostat.core.composition import Composition
 from homeostat.core.errors import BadInput
 from homeostat.diagnosis.facts import OptimizerFacts
 from homeostat.shell.averages import Averaged
@@ -41,6 +42,7 @@ class Network:
         averaged: the copies that follow what surgery does.
         dials: what controllers may turn beside knobs of treatments, by name.
         elements: step counts of single elements, where they are kept.
+        composition: of which tasks the batch being learned from is made, for modules that surgery puts in.
     """
 
     def __init__(self, label: str, model: nn.Module, optimizers: Iterable[Optimizer], compiled: bool = False) -> None:
@@ -57,6 +59,7 @@ class Network:
         self.averaged: tuple[Averaged, ...] = ()
         self.dials = {LEARNING_RATE: learning_rate_dial(self)}
         self.elements: ElementSteps | None = None
+        self.composition = Composition()
 
     @property
     def alive(self) -> bool:
@@ -97,6 +100,7 @@ class Network:
         self.stepped.clear()
         self.idle.clear()
         self.step += moved
+        self.composition.clear()
         return moved
 
     def add_loss(self, loss: Tensor) -> None:
@@ -153,6 +157,10 @@ class Network:
     def values(self) -> dict[str, Tensor]:
         """Present values of the trained parameters, detached."""
         return {n: p.detach() for n, p in self.trained().items()}
+
+    def kinds(self) -> dict[str, type[nn.Module]]:
+        """Class of every module, by its first name."""
+        return {name: type(module) for name, module in self.model.named_modules()}
 
     def gradients(self, scale: Tensor | None = None, of: Optimizer | None = None) -> dict[str, Tensor]:
         """Present gradients of the trained parameters (of those one optimizer holds), unscaled."""

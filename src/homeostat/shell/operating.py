@@ -99,6 +99,7 @@ def _operation(network: Network, site: Mapping[str, Any], treatment: Treatment, 
         norms=frozenset(site["norms"]),
         draw=Draw(seed, (treatment.name, network.label, 0)),
         learning_rate=network.learning_rate(),
+        kinds=network.kinds(),
     )
     with torch.no_grad():
         edits, _ = treatment.plan(view, {}, treatment.knobs())

@@ -236,6 +236,7 @@ class Ward:
             draw=Draw(self.seed, (course.name, self.network.label, step)),
             learning_rate=self.network.learning_rate(),
             task=self.task,
+            kinds=self.network.kinds() if course.treatment.stage == Stage.SURGERY else {},
         )
 
     def _stepping(self) -> list[Course]:

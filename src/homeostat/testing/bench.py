@@ -70,11 +70,11 @@ class Bench:
         self.fresh, self.norms = fresh_of(self.model), norms_of(self.model)
         self.initial = {n: p.clone() for n, p in self.parameters().items()}
         self.activations: dict[str, Tensor] = {}
-        self.outputs = torch.empty(0)
+        self.outputs, self.begun = torch.empty(0), list[Event]()
         if self.treatment is not None:
             self.knobs = self.treatment.knobs()
             self.state = self.treatment.init(self.view(), self.knobs)
-            self.act(Stage.SURGERY)
+            self.begun = self.act(Stage.SURGERY)
 
     @property
     def stage(self) -> Stage | None:
@@ -106,6 +106,7 @@ class Bench:
             draw=Draw(self.seed, (self.treatment.name if self.treatment else "", self.step)),
             learning_rate=1e-2,
             task=self.task,
+            kinds={name: type(module) for name, module in self.model.named_modules()},
             **{name: tensor.detach() for name, tensor in (self.seen or self.last).items()},
         )
         return frozen(view) if copied else view

@@ -12,7 +12,7 @@ from homeostat.core.draw import Draw
 from homeostat.core.edits import AddGradient, AddValues, ClearMoments, Edit, MaskOutputs, SetBuffer, SetValues
 from homeostat.core.treatment import State, Treatment, View
 from homeostat.testing.bench import Bench, frozen
-from homeostat.testing.grid import CONV, DOUBLE
+from homeostat.testing.grid import CONV, DOUBLE, suited
 
 REPLICAS = 3
 TOLERANCE = 1e-5
@@ -27,7 +27,7 @@ def lifts(treatment: Treatment) -> None:
     1e-5 relative: batched products may round differently.
     """
     for case in (DOUBLE, CONV):
-        benches = [Bench(case, treatment, adam=False, seed=seed) for seed in range(REPLICAS)]
+        benches = [Bench(suited(case, treatment), treatment, adam=False, seed=seed) for seed in range(REPLICAS)]
         stacked_state = treatment.init(_stack([b.view() for b in benches]), benches[0].knobs)
         _compare(stacked_state, _stacked([b.state for b in benches]), "the first state")
         for _ in range(14):

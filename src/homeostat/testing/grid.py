@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.draw import derived_seed
-from homeostat.core.treatment import Fresh
+from homeostat.core.treatment import Fresh, Treatment
 from homeostat.core.units import Axis, UnitGroup
 from homeostat.shell.fresh import fresh_distributions
 from homeostat.testing import grid_nets as nets
@@ -139,6 +140,24 @@ def _normed() -> nn.Module:
     return model
 
 
+def _batch_normed(wide: bool = False) -> Callable[[], nn.Module]:
+    """A row of layers with batch normalisation behind each hidden one: linear ones, or convolutions."""
+
+    def make() -> nn.Module:
+        first, second = (
+            (nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3, stride=2)) if wide else (nn.Linear(5, 12), nn.Linear(12, 9))
+        )
+        norm, sizes = (nn.BatchNorm2d, (4, 3)) if wide else (nn.BatchNorm1d, (12, 9))
+        return nn.Sequential(
+            OrderedDict(
+                fc1=first, bn1=norm(sizes[0]), a1=nn.ReLU(), fc2=second, bn2=norm(sizes[1]), a2=nn.ReLU(),
+                flat=nn.Flatten(), out=nn.Linear(12 if wide else 9, 3),
+            )
+        )  # fmt: skip
+
+    return make
+
+
 def _conv() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
@@ -195,6 +214,30 @@ GATED = Case(
     "a gated block", nets.Gated, (joined(group("gate", 10, "down", bias=False), made_by="up"),), {"gate": "mix"}
 )
 ADAPTED = Case("a low-rank adapter on a frozen layer", nets.Adapted, (group("fc", 8, "out"),), {"fc": "act2"})
+
+_BATCH_NORMED = {
+    "groups": (group("fc1", 12, "fc2", norm="bn1"), group("fc2", 9, "out", norm="bn2")),
+    "taps": {"fc1": "a1", "fc2": "a2"},
+}
+BATCH_NORMED = {
+    MLP.name: Case("batch norm", _batch_normed(), **_BATCH_NORMED),
+    DOUBLE.name: Case("batch norm, float64", _batch_normed(), **_BATCH_NORMED, dtype=torch.float64),
+    HALF.name: Case("batch norm, bfloat16", _batch_normed(), **_BATCH_NORMED, dtype=torch.bfloat16),
+    CONV.name: Case(
+        "convolutions with batch norm",
+        _batch_normed(wide=True),
+        (group("fc1", 4, "fc2", norm="bn1"), group("fc2", 3, "out", norm="bn2", positions=4)),
+        {"fc1": "a1", "fc2": "a2"},
+        inputs=(1, 7, 7),
+    ),
+}
+"""Name of a network of the grid -> one like it with batch normalisation."""
+
+
+def suited(case: Case, treatment: Treatment) -> Case:
+    """The network, or one like it with batch normalisation where the treatment needs that."""
+    return BATCH_NORMED[case.name] if treatment.needs_batch_norm else case
+
 
 PLAIN = (MLP, TANH, DEAD, NORMED, CONV, NO_BIAS, FROZEN, DOUBLE, HALF)
 """Rows of layers."""

@@ -8,8 +8,8 @@ import torch
 
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage, Treatment
-from homeostat.testing.bench import Bench
-from homeostat.testing.grid import GRID, TANH, Case
+from homeostat.testing.bench import Bench, Event
+from homeostat.testing.grid import BATCH_NORMED, GRID, TANH, Case
 from homeostat.testing.law import DoesNotApply
 
 LONG_STEPS, SHORT_STEPS = 200, 20
@@ -31,28 +31,33 @@ class GridRuns:
         self.broken: list[str] = []
         self.infinite: list[str] = []
         for bench in benches(treatment):
+            self._check(bench, bench.begun)
             self._run(bench, LONG_STEPS if thorough or bench.case in LONG else SHORT_STEPS)
 
     def _run(self, bench: Bench, steps: int) -> None:
         where = bench.case.name
         self.events[where] = 0
         for _ in range(steps):
-            for event in bench.train(1):
-                self.events[where] += 1
-                if wrong := self.treatment.effect(event.before, event.edits, event.after):
-                    self.broken.append(f"on {where!r} at step {bench.step}: {wrong}")
+            events = bench.train(1)
+            self.events[where] += len(events)
+            self._check(bench, events)
         tensors = {**bench.snapshot(), **bench.state}
         self.infinite += [f"{n} on {where!r}" for n, v in tensors.items() if not bool(torch.isfinite(v).all())]
 
+    def _check(self, bench: Bench, events: Iterable[Event]) -> None:
+        for event in events:
+            if wrong := self.treatment.effect(event.before, event.edits, event.after):
+                self.broken.append(f"on {bench.case.name!r} at step {bench.step}: {wrong}")
+
 
 def benches(treatment: Treatment, cases: Iterable[Case] = GRID) -> Iterator[Bench]:
-    """A run on each network that it does not refuse.
+    """A run on each network that it does not refuse, and on networks with batch normalisation if it needs that.
 
     Raises:
         AssertionError: it refuses all.
     """
     taken = 0
-    for case in cases:
+    for case in (*cases, *(BATCH_NORMED.values() if treatment.needs_batch_norm else ())):
         try:
             bench = Bench(case, treatment)
         except Refused:

@@ -10,7 +10,7 @@ from torch import Tensor
 from homeostat.core.edits import ClearMoments, Edit, SetValues
 from homeostat.core.treatment import Stage, Treatment
 from homeostat.testing.bench import Bench
-from homeostat.testing.grid import DEAD, TANH
+from homeostat.testing.grid import DEAD, MLP, TANH, suited
 from homeostat.testing.law import DoesNotApply
 
 NO_UNITS = "it resets no units"
@@ -20,7 +20,7 @@ def moments_cleared(treatment: Treatment) -> None:
     """Optimizer state is zero where it was to be cleared, and wherever a unit's weights were reset."""
     seen = 0
     for adam, keys in ((True, ("exp_avg", "exp_avg_sq")), (False, ("momentum_buffer",))):
-        bench = Bench(TANH, treatment, adam)
+        bench = Bench(suited(MLP, treatment) if treatment.needs_batch_norm else TANH, treatment, adam)
         for _ in range(30):
             for event in bench.train(1):
                 for edit in event.edits:

@@ -87,7 +87,9 @@ def _hooks(it: Loop) -> list[str]:
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    """Weights and buffers, without the running statistics that every forward pass in training moves by itself."""
+    moved = ("running_mean", "running_var", "num_batches_tracked")
+    return {name: value.clone() for name, value in model.state_dict().items() if not name.endswith(moved)}
 
 
 def usable_while_treated(treatment: Treatment) -> None:

@@ -52,7 +52,7 @@ def _name(number: int, case: str) -> str:
 
 def _saved_half_way(treatment: Treatment, case: str, path: Path) -> dict[str, Tensor]:
     """Train, saving in the middle; everything at the end."""
-    it = loop(treatment, eager, getattr(grid, case))
+    it = loop(treatment, eager, grid.suited(getattr(grid, case), treatment))
     it.go(1, HALF)
     it.run.save(path.with_name(f"{path.name}.saved"))
     module, name = type(treatment).__module__, type(treatment).__qualname__
@@ -94,6 +94,7 @@ def main(folder: str) -> None:
 def _continued(told: Mapping[str, Any], saved: Path) -> dict[str, Tensor]:
     """The end of a run continued from a checkpoint, on a network that began with other weights."""
     treatment = loaded(*told["class"])(**told["settings"])
-    it = loop(treatment, eager, getattr(grid, told["case"]), seed=1, resume=saved)
+    case = grid.suited(getattr(grid, told["case"]), treatment)
+    it = loop(treatment, eager, case, seed=1, resume=saved)
     it.go(HALF + 1, STEPS)
     return _end(it)

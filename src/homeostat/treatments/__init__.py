@@ -1,5 +1,6 @@
 """Treatments: published interventions on training, planned as edits."""
 
+from homeostat.treatments.adab2n import AdaB2N
 from homeostat.treatments.classp import Classp
 from homeostat.treatments.continual_backprop import ContinualBackprop
 from homeostat.treatments.l2_init import L2Init
@@ -12,6 +13,7 @@ from homeostat.treatments.spectral import SpectralRegularization, WassersteinReg
 from homeostat.treatments.temporal_ensemble import TemporalEnsemble
 
 __all__ = [
+    "AdaB2N",
     "Classp",
     "ContinualBackprop",
     "L2Init",

@@ -77,7 +77,9 @@ class LayerNormInsertion(Treatment):
         for edit in edits:
             if f"{edit.target}.norm.weight" not in after.parameters:
                 return f"{edit.target} has no trainable norm"
-            if f"{edit.target}.weight" not in after.parameters:
+            if (
+                f"{edit.target}.weight" in before.parameters.keys() - after.parameters.keys()
+            ):  # a frozen one is in neither
                 return f"{edit.target} lost its weight"
         return None
 

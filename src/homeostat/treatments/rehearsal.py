@@ -93,7 +93,7 @@ class PowerLawRehearsal(Treatment):
         bounds = weight.cumsum(0)
         task = torch.searchsorted(bounds, which * bounds[-1], right=True).clamp(max=len(keys) - 1).to(keys.device)
         item = (place.to(keys.device) * held[task]).long().clamp(max=self.per_task - 1)
-        return ExtendBatch("batch", state["inputs"][task, item], state["targets"][task, item])
+        return ExtendBatch("batch", state["inputs"][task, item], state["targets"][task, item], task)
 
     def _kept(self, view: View, state: State, inputs: Tensor, targets: Tensor) -> State:
         """The present task's sample, with this batch's items in the draw."""

@@ -1,0 +1,177 @@
+"""Batch normalisation whose statistics are balanced over tasks: the layers that the treatment `adab2n` puts in."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from homeostat.core.composition import Composition
+
+
+class TaskWeights(nn.Module):
+    """The learned part of the weights of tasks, in a module of its own: it belongs to tasks, not to units.
+
+    Args:
+        tasks: how many tasks have a number of their own; all later ones share the last.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.log_concentration = nn.Parameter(torch.zeros(tasks))
+
+    def shares(self, counts: Tensor, prior: float, absent_too: bool) -> Tensor:
+        """Expected shares of tasks, the mean of a Dirichlet posterior: [K] from the numbers of items [K].
+
+            share_k = (prior * exp(psi_k) + count_k) / (the same, summed over tasks)
+
+        Tasks without an item have the share 0, and the sum leaves them out unless `absent_too`.
+        """
+        psi = self.log_concentration.to(counts)
+        index = torch.arange(len(counts), device=psi.device).clamp(max=len(psi) - 1)
+        concentration = prior * psi[index].exp() + counts
+        here = (counts > 0).to(concentration)
+        total = concentration if absent_too else concentration * here
+        return concentration * here / total.sum()
+
+
+class Balanced:
+    """What the three layers have in common; see `homeostat.treatments.adab2n` for formulas and settings.
+
+    Attributes:
+        kappa, prior, penalty, absent_too: settings.
+        balance: the learned part of the tasks' weights.
+        composition: tells of which tasks the batch is made.
+    """
+
+    kappa: float
+    prior: float
+    penalty: float
+    absent_too: bool
+    balance: TaskWeights
+    composition: Composition
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [N, C, ...]; in training, take the statistics into the running ones."""
+        norm: Any = self
+        if not norm.training:
+            return super().forward(input)  # type: ignore[misc]
+        tasks = self.composition.of(len(input)) if self.prior > 0 or self.penalty > 0 else None
+        if tasks is None and self.kappa == 1.0:
+            return super().forward(input)  # type: ignore[misc]
+        norm._check_input_dim(input)
+        norm.num_batches_tracked.add_(1)
+        if tasks is None or input.numel() < 2 * input.shape[1]:
+            output, mean, var = self._by_batch(input)
+            self._track(mean, var)
+            return output
+        output, mean, var = self._by_task(input, tasks)
+        self._track(mean, var)
+        if self.penalty > 0:
+            self.composition.added.append(self.penalty * self._distance(mean, var))
+        return output
+
+    def _by_batch(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Plain batch statistics, with torch's own kernel; the variance is unbiased."""
+        norm: Any = self
+        mean, var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
+        output = F.batch_norm(input, mean, var, norm.weight, norm.bias, True, 1.0, norm.eps)
+        return output, mean, var
+
+    def _by_task(self, input: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Statistics in which every item has its task's share, divided by the task's number of items."""
+        norm: Any = self
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = x.flatten(2) if x.ndim > 2 else x[..., None]
+        belongs = (tasks[:, None] == torch.arange(self.composition.count, device=tasks.device)).to(x)
+        counts = belongs.sum(0)
+        share = self.balance.shares(counts, self.prior, self.absent_too)
+        weight = belongs @ (share / counts.clamp(min=1))
+        mean = weight @ x.mean(2)
+        var = weight @ (x - mean[:, None]).square().mean(2)
+        output = (x - mean[:, None]) * (var + norm.eps).rsqrt()[:, None]
+        if norm.affine:
+            output = output * norm.weight[:, None] + norm.bias[:, None]
+        values = x.shape[0] * x.shape[2]
+        return output.reshape(input.shape).to(input.dtype), mean, var * (values / (values - 1))
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics by eta_t; what is not finite leaves them as they are."""
+        norm: Any = self
+        eta = momentum(norm.num_batches_tracked, norm.momentum, self.kappa)
+        for running, found in ((norm.running_mean, mean), (norm.running_var, var)):
+            wide = torch.promote_types(running.dtype, torch.float32)
+            moved = running.to(wide).lerp(found.to(wide), eta.to(wide)).to(running.dtype)
+            running.copy_(torch.where(moved.isfinite(), moved, running))
+
+    def _distance(self, mean: Tensor, var: Tensor) -> Tensor:
+        """Mean squared distance of the batch's statistics from the running ones, which count as constants."""
+        norm: Any = self
+        kept = [running.detach().to(mean, copy=True) for running in (norm.running_mean, norm.running_var)]
+        return F.mse_loss(mean, kept[0]) + F.mse_loss(var, kept[1])
+
+
+def momentum(number: Tensor, eta: float, kappa: float) -> Tensor:
+    """The generalised momentum of the batch with this number (from 1), 0-dim: the closed form of
+
+        eta_1 = eta ** kappa,   eta_t = eta_{t-1} / (eta_{t-1} + (1 - eta) ** kappa)
+
+    In r = 1 / eta_t the recursion is linear, r_t = 1 + c r_{t-1} with c = (1 - eta) ** kappa, so
+
+        r_t = (1 - c ** (t-1)) / (1 - c) + c ** (t-1) / eta ** kappa
+
+    which needs no memory but the count that the layer keeps anyway, so that saving, copying and resuming keep it. It
+    falls to 1 - c. `kappa` 1 is eta at every t (the moving average), `kappa` 0 is 1/t (the mean over all batches).
+    """
+    before = (number - 1).to(torch.float64 if number.device.type != "mps" else torch.float32)
+    if kappa == 0.0:
+        return 1 / (before + 1)
+    if kappa == 1.0 or eta == 1.0:
+        return torch.full_like(before, eta)
+    log_c = kappa * math.log1p(-eta)
+    kept = (before * log_c).exp()
+    return 1 / ((1 - kept) / -math.expm1(log_c) + kept / eta**kappa)
+
+
+class BalancedBatchNorm1d(Balanced, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` with balanced statistics."""
+
+
+class BalancedBatchNorm2d(Balanced, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with balanced statistics."""
+
+
+class BalancedBatchNorm3d(Balanced, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` with balanced statistics."""
+
+
+BALANCED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: BalancedBatchNorm1d,
+    nn.BatchNorm2d: BalancedBatchNorm2d,
+    nn.BatchNorm3d: BalancedBatchNorm3d,
+}
+"""Layer -> what takes its place."""
+
+
+def balanced(module: nn.Module, *, kappa: float, prior: float, penalty: float, absent_too: bool, tasks: int) -> Any:
+    """The same layer with balanced statistics: it shares parameters, running statistics and hooks with the old one.
+
+    Args:
+        module: one of the layers in `BALANCED`, or one that was balanced already: its learned weights are kept.
+        tasks: see `TaskWeights`.
+    """
+    kind = BALANCED.get(type(module), type(module))
+    new: Any = kind.__new__(kind)
+    # own tables of contents, so that the old module stays as it was; the tables of hooks are shared
+    own = ("_parameters", "_buffers", "_modules")
+    new.__dict__.update({key: copy.copy(value) if key in own else value for key, value in vars(module).items()})
+    new.kappa, new.prior, new.penalty, new.absent_too = kappa, prior, penalty, absent_too
+    new.composition = Composition()
+    if "balance" not in new._modules:
+        new.balance = TaskWeights(tasks)
+    return new
