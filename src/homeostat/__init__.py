@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homeostat.shell.attach import Run, attach
+    from homeostat.shell.twinning import twin
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "attach"]
+__all__ = ["Run", "__version__", "attach", "twin"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from homeostat.shell import attach as module
 
         return getattr(module, name)
+    if name == "twin":
+        from homeostat.shell.twinning import twin
+
+        return twin
     raise AttributeError(f"module 'homeostat' has no attribute {name!r}")

@@ -24,6 +24,7 @@ class Reading(StrEnum):
     LOSS = "loss"
     PROBE = "probe"
     INITIAL = "initial"
+    TWIN = "twin"
     TASKS = "tasks"
 
 
@@ -53,6 +54,22 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """The network and a second one of its architecture that is trained beside it, both after as many steps.
+
+    Args:
+        own: name -> value of each trained parameter of the network [*R, *param].
+        other: the same of its twin.
+        along: share a of the network -> 0-dim loss, on the probe batch, of a network with all parameters and buffers at
+            a * own + (1 - a) * other; None without a probe. Solo only.
+    """
+
+    own: Mapping[str, Tensor]
+    other: Mapping[str, Tensor]
+    along: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Readings:
     """What was captured at one step.
 
@@ -67,6 +84,7 @@ class Readings:
         loss: what backward() was called on since the last step, summed, [*R].
         initial: parameter name -> value when the run was attached.
         probe: the probe, when the user gave one.
+        twin: the network and its twin after the step, when the user gave one and it has come as far.
         tasks: task -> its fixed evaluation items as a probe, of the tasks met so far that have some, in their order.
             All share one `parameters`, those after the step.
         present: which of `tasks` is being learned; "" when that one has no evaluation items. The others are past.
@@ -82,6 +100,7 @@ class Readings:
     loss: Tensor | None = None
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     probe: Probe | None = None
+    twin: Twin | None = None
     tasks: Mapping[str, Probe] = field(default_factory=dict)
     present: str = ""
     replica_axes: int = 0

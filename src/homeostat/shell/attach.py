@@ -42,6 +42,7 @@ def attach(
     controllers: Iterable[Controller | str] = (),
     vitals: str | Sequence[str] = "default",
     probe: Any = None,
+    twin: nn.Module | None = None,
     tasks: Any = None,
     averaged: nn.Module | Iterable[nn.Module] | Mapping[str, nn.Module] = (),
     element_steps: bool = False,
@@ -68,6 +69,8 @@ def attach(
         vitals: "default", "all" or names.
         probe: ((inputs, targets), loss_fn): a fixed batch for what needs one (sharpness, plasticity). With it the
             network is known at once, so a treatment that cannot work is refused here instead of at the first forward.
+        twin: a second network of the same architecture that your loop trains beside this one, for example one of
+            `homeostat.twin`; in every round it takes its step first. How far the two are apart is then measured.
         tasks: ({name: (inputs, targets), ...}, loss_fn): fixed items to evaluate each task by, in the order of the
             tasks; those met so far are evaluated while the run goes on. A task is what lies between two boundaries:
             call `run.boundary(name)` where one begins, with its items if they were not known here.
@@ -126,6 +129,7 @@ def attach(
         dry_run=dry_run,
         record=None if record is None else own_folder(Path(record)),
         probe=probe,
+        twin=twin,
         tasks=tasks,
         dials=dict(dials),
         gauges=dict(gauges),

@@ -89,7 +89,7 @@ def _copy_of(path: str, given: Any, model: nn.Module) -> Averaged:
     if part is not model:  # a target network may be a part of the same model: only what is copied must be apart
         original = {id(t) for t in (*part.parameters(), *part.buffers())}
     candidates = [unwrap(each)[0] for each in (given, *given.children())]
-    reasons = [_misfit(each, part, original) for each in candidates]
+    reasons = [misfit(each, part, original) for each in candidates]
     if reasons[0] is None or reasons.count(None) == 1:
         return Averaged(candidates[reasons.index(None)], path)
     if None in reasons:
@@ -98,7 +98,7 @@ def _copy_of(path: str, given: Any, model: nn.Module) -> Averaged:
     raise BadInput(f"averaged: {type(given).__name__} is no copy of {type(part).__name__}: {nearest}")
 
 
-def _misfit(copy: nn.Module, part: nn.Module, original: set[int]) -> str | None:
+def misfit(copy: nn.Module, part: nn.Module, original: set[int]) -> str | None:
     """Why a module is not a copy of the network's part, or None when it is."""
     named = (*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False))
     for name, tensor in named:

@@ -242,6 +242,8 @@ class Engine:
         loss = LOSSES.take(CLOCK.ticks)
         patient = self._patient(optimizer)
         if patient is None:
+            for beside in filter(None, (p.monitor.beside for p in self.patients)):
+                beside.note(optimizer)
             return
         network = patient.network
         if loss is not None:

@@ -14,6 +14,7 @@ from homeostat.shell.regulating import fixed_cadences, regulators
 from homeostat.shell.task_sets import TaskSets
 from homeostat.shell.together import Together
 from homeostat.shell.treating import Ward
+from homeostat.shell.twinning import Beside
 
 if TYPE_CHECKING:
     from homeostat.shell.engine import Engine
@@ -28,9 +29,11 @@ def enrol(engine: Engine, network: Network, in_loop: bool) -> Patient:
     settings = engine.settings
     ward = Ward(network, settings.seed, settings.dry_run, engine.tell, in_loop)
     ward.strict = engine.strict
+    beside = None if settings.twin is None else Beside(network, settings.twin)
     maker = ProbeMaker(network, settings.probe, settings.seed) if settings.probe else None
     tasks = TaskSets(network, settings.tasks, settings.seed, lambda: ward.task) if settings.tasks else None
-    monitor = Monitor(network, engine.vitals, _cadence(engine), engine.not_measured, maker, engine.failed, tasks)
+    told = (engine.not_measured, maker, engine.failed)
+    monitor = Monitor(network, engine.vitals, _cadence(engine), *told, tasks=tasks, beside=beside)
     turning = regulators(settings.controllers, ward, settings.gauges, engine.tell)
 
     def acts() -> bool:

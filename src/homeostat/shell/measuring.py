@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.core.readings import Probe, Reading, Readings
+from homeostat.core.readings import Probe, Reading, Readings, Twin
 from homeostat.core.vital import Vital
 from homeostat.shell.cadence import Cadence
 from homeostat.shell.capture import Capture
 from homeostat.shell.entrance import streams_kept
 from homeostat.shell.network import Network
 from homeostat.shell.task_sets import TaskSets
+from homeostat.shell.twinning import Beside
 
 _APART = frozenset({Reading.PROBE, Reading.TASKS})
 """Readings that run a copy of the network."""
-_WHOLE = frozenset({Reading.WEIGHTS, Reading.GRADIENTS, Reading.UPDATES, Reading.INITIAL}) | _APART
+_WHOLE = frozenset({Reading.WEIGHTS, Reading.GRADIENTS, Reading.UPDATES, Reading.INITIAL, Reading.TWIN}) | _APART
 """Readings that need whole parameters."""
 Row = tuple[int, str, str, float | None]
 """(step, vital, layer, value or None where it could not be measured)."""
@@ -36,6 +37,7 @@ class Monitor:
         not_measured: takes (what, why), once each.
         make_probe: gives the probe at this step, or None when the user gave no probe batch.
         failed: takes (what, why) when a vital has failed and is measured no more; as `not_measured` when None.
+        beside: the network's twin, None when the user gave none.
         tasks: the evaluation items of tasks, None when the user gave none.
     """
 
@@ -48,8 +50,9 @@ class Monitor:
         make_probe: Callable[[], Probe] | None = None,
         failed: Callable[[str, str], None] | None = None,
         tasks: TaskSets | None = None,
+        beside: Beside | None = None,
     ) -> None:
-        self.network, self.cadence, self.tasks = network, cadence, tasks
+        self.network, self.cadence, self.tasks, self.beside = network, cadence, tasks, beside
         self.tell, self._make_probe, self._failed = not_measured, make_probe, failed or not_measured
         self.vitals = {v.name: v for v in vitals if self._possible(v)}
         self.capture: Capture | None = None
@@ -69,6 +72,9 @@ class Monitor:
     def _possible(self, vital: Vital) -> bool:
         if Reading.PROBE in vital.reads and self._make_probe is None:
             self.tell(vital.name, "needs a probe batch: attach(model, optimizer, probe=(batch, loss_fn))")
+            return False
+        if Reading.TWIN in vital.reads and self.beside is None:
+            self.tell(vital.name, "needs a second network: attach(model, optimizer, twin=other_model)")
             return False
         if Reading.TASKS in vital.reads and self.tasks is None:
             self.tell(vital.name, "needs evaluation items of tasks: attach(model, optimizer, tasks=(sets, loss_fn))")
@@ -141,6 +147,8 @@ class Monitor:
             asked: names of the vitals that run was asked for: those it did not measure had failed.
         """
         self._lead, self.rows = state["lead"], state["rows"]
+        if self.beside is not None:
+            self.beside.begin()
         self._window = [dict(part) for part in state["window"]]
         self.initial = dict(state["initial"]) or self.initial
         for name in set(asked) - set(state["measured"]):
@@ -208,6 +216,7 @@ class Monitor:
         after = self.network.values() if self._before else {}
         updates = {n: after[n] - w for n, w in self._before.items() if n in after and after[n].shape == w.shape}
         tasks, present = self.tasks() if Reading.TASKS in wanted and self.tasks is not None else ({}, "")
+        probe = self._make_probe() if Reading.PROBE in wanted and self._make_probe is not None else None
         return Readings(
             step=step,
             activations=activations if Reading.ACTIVATIONS in wanted else {},
@@ -217,10 +226,22 @@ class Monitor:
             updates=updates if Reading.UPDATES in wanted else {},
             loss=loss,
             initial=self.initial,
-            probe=self._make_probe() if Reading.PROBE in wanted and self._make_probe is not None else None,
+            probe=probe,
+            twin=self._twin(names, probe) if Reading.TWIN in wanted else None,
             tasks=tasks,
             present=present,
         )
+
+    def _twin(self, names: Sequence[str], probe: Probe | None) -> Twin | None:
+        """Both networks, or None, and the reason told, where they have not come equally far."""
+        if self.beside is None:
+            return None
+        if not (why := self.beside.why_not()):
+            return self.beside(probe)
+        for name in names:
+            if Reading.TWIN in self.vitals[name].reads:
+                self.tell(name, why)
+        return None
 
     def _rows(self, step: int, measured: Sequence[tuple[str, str, Tensor]]) -> list[Row]:
         if not measured:

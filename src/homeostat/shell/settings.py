@@ -46,6 +46,7 @@ class Settings:
         record: folder of run records; None keeps the record in memory.
         quiet: print nothing.
         probe: (batch, loss_fn) for vitals that need a fixed batch; only from `attach`, where the batch is at hand.
+        twin: a second network that is trained beside this one; only from `attach`.
         tasks: (evaluation items by task, loss_fn) for vitals that follow what was learned; only from `attach`.
 
     Raises:
@@ -64,6 +65,7 @@ class Settings:
     record: Path | None = None
     quiet: bool = False
     probe: Any = field(default=None, repr=False, compare=False)
+    twin: Any = field(default=None, repr=False, compare=False)
     tasks: Any = field(default=None, repr=False, compare=False)
     dials: Mapping[str, Dial] = field(default_factory=dict, repr=False, compare=False)
     gauges: Mapping[str, Gauge] = field(default_factory=dict, repr=False, compare=False)
@@ -139,7 +141,8 @@ class Settings:
         chosen = components("vital").values()
         if self.tasks is None:
             chosen = [cls for cls in chosen if self.vitals == "all" or Reading.TASKS not in cls.reads]
-        return tuple(cls() for cls in chosen if self.vitals == "all" or cls.default)
+        without = set() if self.twin is not None else {Reading.TWIN}  # by default, what reads one needs one
+        return tuple(cls() for cls in chosen if self.vitals == "all" or (cls.default and not cls.reads & without))
 
     def to_json(self) -> dict[str, Any]:
         """What the record keeps: everything that decides what was measured and done."""
@@ -153,6 +156,7 @@ class Settings:
             "seed": self.seed,
             "dry_run": self.dry_run,
             "probe": self.probe is not None,
+            **({"twin": True} if self.twin is not None else {}),
             **({"tasks": True} if self.tasks is not None else {}),
             **({"dials": sorted(self.dials)} if self.dials else {}),
             **({"gauges": sorted(self.gauges)} if self.gauges else {}),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Reading, Readings, layer_of
+from homeostat.core.readings import Probe, Reading, Readings, Twin, layer_of
 
 Tensors = dict[str, Tensor]
 
@@ -44,6 +44,7 @@ def readings(
         loss=draw.uniform("loss", torch.empty(())).to(dtype) + 0.5,
         initial={n: p + 0.1 for n, p in parameters.items()},
         probe=small_probe(seed, dtype=dtype),
+        twin=small_twin(parameters, seed),
         tasks=small_tasks(parameters, seed),
         present="second",
     )
@@ -83,6 +84,53 @@ def small_tasks(parameters: Mapping[str, Tensor], seed: int = 0) -> dict[str, Pr
         return Probe(parameters, x, targets, outputs, loss, draw, 0.01, "SGD")
 
     return {task: made(task) for task in ("first", "second")}
+
+
+def small_twin(own: Mapping[str, Tensor], seed: int = 0) -> Twin:
+    """The step's own network and one a little apart from it, with a loss on 20 items."""
+    draw = Draw(seed, ("testing", "twin"))
+    other = {n: (w + 0.3 * draw.normal(n, w)).to(w.dtype) for n, w in own.items()}
+    return Twin(own, other, _Way(own, other, draw.normal("inputs", torch.empty(20, 6))))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """The loss between two networks; kept open, so that it can be changed like everything else."""
+
+    own: Mapping[str, Tensor]
+    other: Mapping[str, Tensor]
+    x: Tensor
+
+    def __call__(self, share: Tensor) -> Tensor:
+        p = {n: share.to(w) * w + (1 - share).to(w) * self.other[n] for n, w in self.own.items()}
+        fc1 = torch.relu(self.x.to(p["fc1.weight"]) @ p["fc1.weight"].T + p["fc1.bias"])
+        fc2 = torch.tanh(fc1 @ p["fc2.weight"].T + p["fc2.bias"])
+        return torch.logsumexp((fc2 @ p["head.weight"].T + p["head.bias"]).float(), -1).mean()
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> _Way:
+        own, other = ({n: change(w) for n, w in each.items()} for each in (self.own, self.other))
+        return _Way(own, other, self.x)
+
+
+def _changed_twin(twin: Twin | None, change: Callable[[Tensor], Tensor]) -> Twin | None:
+    if twin is None or not isinstance(twin.along, _Way):
+        return twin
+    way = twin.along.changed(change)
+    return Twin(way.own, way.other, way)
+
+
+def _part_of_twin(twin: Twin | None, layers: Callable[[str], bool], along: bool) -> Twin | None:
+    """Only some layers of both networks, with or without the loss between them."""
+    if twin is None:
+        return None
+    own, other = ({n: w for n, w in each.items() if layers(layer_of(n))} for each in (twin.own, twin.other))
+    return Twin(own, other, twin.along if along else None)
+
+
+def _stacked_twins(twins: Sequence[Twin]) -> Twin:
+    names = twins[0].own
+    own, other = ({n: torch.stack([getattr(t, f)[n] for t in twins]) for n in names} for f in ("own", "other"))
+    return Twin(own, other)
 
 
 def degenerate(seed: int = 0) -> dict[str, Readings]:
@@ -142,7 +190,8 @@ def everything(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
     """The step with `change` applied to every tensor of it except the probe and the items of tasks."""
     maps = {f: {n: change(t) for n, t in getattr(step, f).items()} for f in _MAPS}
     tasks = {task: dataclasses.replace(probe, parameters=maps["weights"]) for task, probe in step.tasks.items()}
-    return dataclasses.replace(step, **maps, loss=None if step.loss is None else change(step.loss), tasks=tasks)
+    loss, twin = None if step.loss is None else change(step.loss), _changed_twin(step.twin, change)
+    return dataclasses.replace(step, **maps, loss=loss, tasks=tasks, twin=twin)
 
 
 def strided(step: Readings) -> Readings:
@@ -155,13 +204,20 @@ def stacked(steps: Sequence[Readings]) -> Readings:
     first = steps[0]
     maps = {f: {n: torch.stack([getattr(s, f)[n] for s in steps]) for n in getattr(first, f)} for f in _MAPS}
     losses = torch.stack([s.loss for s in steps if s.loss is not None])
-    return dataclasses.replace(first, **maps, loss=losses, probe=None, tasks={}, replica_axes=1)
+    twin = _stacked_twins([s.twin for s in steps if s.twin is not None])
+    return dataclasses.replace(first, **maps, loss=losses, probe=None, tasks={}, twin=twin, replica_axes=1)
+
+
+def without_probe(step: Readings) -> Readings:
+    """The step without anything that runs the network on fixed items."""
+    twin = _part_of_twin(step.twin, lambda layer: True, along=False)
+    return dataclasses.replace(step, probe=None, tasks={}, twin=twin)
 
 
 def lacking(step: Readings, layer: str) -> Readings:
     """The step without anything of one layer, as when its hook never fired."""
     maps = {f: {n: t for n, t in getattr(step, f).items() if layer not in (n, layer_of(n))} for f in _MAPS}
-    return dataclasses.replace(step, **maps)
+    return dataclasses.replace(step, **maps, twin=_part_of_twin(step.twin, lambda each: each != layer, along=True))
 
 
 def halves(step: Readings) -> tuple[Readings, Readings]:
@@ -174,7 +230,8 @@ def halves(step: Readings) -> tuple[Readings, Readings]:
         acts = {n: h[cut[n] :] if index else h[: cut[n]] for n, h in step.activations.items()}
         maps = {f: {n: t for n, t in getattr(step, f).items() if layers[layer_of(n)] == index} for f in _MAPS[1:]}
         rest = {} if index == 0 else {"loss": None, "probe": None}
-        return dataclasses.replace(step, activations=acts, **maps, **rest)
+        twin = _part_of_twin(step.twin, lambda layer: layers[layer] == index, along=index == 0)
+        return dataclasses.replace(step, activations=acts, **maps, **rest, twin=twin)
 
     return part(0), part(1)
 

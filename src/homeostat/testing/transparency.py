@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from homeostat.core import component as registry
 from homeostat.core.vital import Vital
 from homeostat.shell.attach import attach
+from homeostat.shell.twinning import twin
 
 STEPS = 5
 
@@ -40,15 +41,18 @@ def _run(vital: Vital | None) -> tuple[dict[str, Any], Any]:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     probe = ((torch.randn(16, 6), torch.randint(3, (16,))), F.cross_entropy)
+    other, its_optimizer = twin(model, optimizer, sigma=0.1)
     run = None
     if vital is not None:
         with _registered(vital):
             tasks = ({"first": probe[0], "second": probe[0]}, F.cross_entropy)
-            run = attach(model, optimizer, vitals=[vital.name], probe=probe, tasks=tasks, every=1, strict=True)
+            more: dict[str, Any] = {"probe": probe, "tasks": tasks, "twin": other}
+            run = attach(model, optimizer, vitals=[vital.name], **more, every=1, strict=True)
     losses = []
     for step in range(STEPS):
         if run is not None and step == STEPS // 2:
             run.boundary("second")
+        its_optimizer.step()  # counts as a step of the twin, and moves nothing
         losses.append(_step(model, optimizer))
     found = _everything(model, optimizer, losses)
     if run is not None:

@@ -129,7 +129,7 @@ def pure(vital: Vital) -> None:
 def any_dtype(vital: Vital) -> None:
     """Half, bfloat16 and double readings give what the same numbers give in float32."""
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 1e-3), (torch.float64, 1e-5)):
-        step = dataclasses.replace(inputs.readings(dtype=dtype), probe=None, tasks={})
+        step = inputs.without_probe(inputs.readings(dtype=dtype))
         wide = inputs.everything(step, lambda t: t.to(torch.float32))
         _same(vital(step), vital(wide), f"in {dtype}", tolerance)
 
