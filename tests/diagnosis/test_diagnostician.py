@@ -76,7 +76,7 @@ def test_every_condition_is_complete_and_quiet_on_an_empty_history() -> None:
     assert set(known) == {
         "dormant-units", "saturated-units", "rank-collapse", "vanishing-gradients", "exploding-gradients", "non-finite",
         "edge-of-stability", "oscillating-loss", "untrained-parameters", "stalled-learning", "loss-of-plasticity",
-        "no-optimizer-step",
+        "no-optimizer-step", "stability-gap",
     }  # fmt: skip
     vitals = components("vital")
     for cls in known.values():

@@ -89,6 +89,11 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         Remedy("check that the targets belong to the inputs, and that the loss is what backward() is called on"),
         _INIT,
     ),
+    "stability-gap": (
+        Remedy("use and judge averaged weights while a task is learned", ("temporal-ensemble",), "ocl-ema"),
+        Remedy("take smaller steps right after a switch: warm the learning rate up again"),
+        Remedy("begin to rehearse old items before the switch, or rehearse more of them at first"),
+    ),
     "no-optimizer-step": (Remedy("call optimizer.step() after backward()"),),
 }
 

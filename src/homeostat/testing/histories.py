@@ -14,6 +14,7 @@ READINGS = 120
 EVERY = 10
 _CAPACITY = 128
 LAYERS = ("fc1", "fc2")
+TASK = "first task"
 Point = tuple[str, str, float]
 """(vital, layer, value) of one reading."""
 Course = Callable[[float, float], Iterable[Point]]
@@ -39,6 +40,7 @@ def healthy_values(t: float, index: int) -> dict[tuple[str, str], float]:
     loss = 2.0 * math.exp(-3 * t) * (1 + wobble(index, 0.03))
     found = {("loss", NETWORK): loss, ("sharpness", NETWORK): 4.0 + wobble(index, 0.2)}
     found |= {("plasticity", NETWORK): 1.0 + wobble(index + 7, 0.05), ("non-finite", NETWORK): 0.0}
+    found |= {("task-accuracy", TASK): 0.95 + wobble(index + 3, 0.02)}
     for shift, layer in enumerate(LAYERS):
         i = index + 31 * shift
         found |= {("dormant-units", layer): 0.06 + wobble(i, 0.02), ("saturated-units", layer): 0.1 + wobble(i, 0.02)}
@@ -90,6 +92,11 @@ def _losing_plasticity(t: float, ill: float) -> Iterable[Point]:
     return [("plasticity", NETWORK, 1.0 - 0.95 * ill * t)]
 
 
+def _dipping(t: float, ill: float) -> Iterable[Point]:
+    since = round(t * (READINGS - 1)) % (READINGS // 10)  # readings since the last boundary
+    return [("task-accuracy", TASK, 0.95 - 0.8 * ill * math.exp(-since / 2))]
+
+
 COURSES: dict[str, Course] = {
     "dormant units": _share("dormant-units"),
     "saturated units": _share("saturated-units"),
@@ -102,6 +109,7 @@ COURSES: dict[str, Course] = {
     "a loss that stands still": _standing_still,
     "a loss that rises from task to task": _rising_by_task,
     "losing plasticity": _losing_plasticity,
+    "a gap after every boundary": _dipping,
 }
 """How a run falls ill: name -> course."""
 
