@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Non
         optimizer.step()
 
 
-def trained(attached: bool, tasks=(SETS, F.cross_entropy), evaluation=lambda name: None, **options):
+def trained(attached: bool, tasks=(SETS, F.cross_entropy), evaluation=lambda name: None, **options) -> Any:
     torch.manual_seed(0)
     model = Noisy()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
