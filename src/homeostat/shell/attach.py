@@ -264,12 +264,12 @@ class Run:
 
         Args:
             inputs, targets: the user's batch [N, ...] each; what is returned is [N + M, ...] each.
+            tasks: [N], whole numbers: the task each item comes from (boundaries before it), where your batch already
+                holds items of earlier tasks; else all are taken to be of the present one.
 
         Raises:
             BadInput: they are not two tensors of one length, or `tasks` does not number the tasks begun so far.
         """
-            tasks: [N], whole numbers: the task each item comes from (boundaries before it), where your batch already
-                holds items of earlier tasks; else all are taken to be of the present one.
         return self._stages.batch(inputs, targets, tasks)
 
     def loss(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
