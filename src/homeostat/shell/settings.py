@@ -249,13 +249,15 @@ def _check_controller(
 ) -> None:
     """Its vital or gauge exists, and its knob is the learning rate, a dial, or of a treatment of this run."""
     from homeostat.core.component import components
+    from homeostat.core.treatment import Stage
 
     vital = controller.vital.partition("@")[0]
     if not vital:
         raise BadSetting(f"{controller.name}: say which vital it reads, like {controller.name}:vital=dormant-units")
     if vital not in gauges and vital not in (vitals := components("vital")):
         raise UnknownName("vital", vital, [*vitals, *gauges])
-    knobs = {f"{t.name}.{knob}" for t in treatments for knob in t.knob_specs()} | {LEARNING_RATE, *dials}
+    turned = [t for t in treatments if t.stage != Stage.SURGERY]  # surgery is done once, with the knobs of that moment
+    knobs = {f"{t.name}.{knob}" for t in turned for knob in t.knob_specs()} | {LEARNING_RATE, *dials}
     if not controller.knob:
         raise BadSetting(f"{controller.name}: say which knob it turns with knob=NAME; here: {', '.join(sorted(knobs))}")
     if controller.knob not in knobs:

@@ -193,6 +193,8 @@ def extend(edits: Sequence[Edit], inputs: Tensor, targets: Tensor) -> tuple[Tens
             raise BadInput(f"{type(edit).__name__} does not act on a batch")
         if edit.inputs.shape[1:] != inputs.shape[1:] or edit.targets.shape[1:] != targets.shape[1:]:
             raise BadInput(f"items of shape {tuple(edit.inputs.shape[1:])} do not fit into this batch")
+        if edit.tasks is not None and edit.tasks.shape != (len(edit.inputs),):
+            raise BadInput(f"tasks of shape {tuple(edit.tasks.shape)} for {len(edit.inputs)} items")
         inputs = torch.cat([inputs, edit.inputs.to(inputs)])
         targets = torch.cat([targets, edit.targets.to(targets)])
     return inputs, targets

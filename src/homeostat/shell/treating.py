@@ -18,7 +18,7 @@ from homeostat.core.finding import JournalEntry
 from homeostat.core.readings import Reading
 from homeostat.core.treatment import Fresh, Stage, State, Treatment, View
 from homeostat.shell import surgery
-from homeostat.shell.admission import admit, admit_rank
+from homeostat.shell.admission import OPENED_BY, admit, admit_rank
 from homeostat.shell.failing import failure
 from homeostat.shell.network import Network
 from homeostat.shell.optimizers import Holders
@@ -92,6 +92,9 @@ class Ward:
         course = Course(treatment, treatment.knobs())
         self.courses.append(course)
         self.courses = _ordered(self.courses)
+        if treatment.lines and not self.in_loop:
+            lines = " and ".join(OPENED_BY[stage] for stage in treatment.lines)
+            why = f"{why}; a part of it cannot act without {lines} in the loop"
         self._tell(self._entry(treatment.name, "attach", why=why, detail={"settings": treatment.settings()}))
         if treatment.stage == Stage.BATCH:
             self._begin_or_drop(course)
