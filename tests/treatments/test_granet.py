@@ -114,6 +114,28 @@ def test_a_weight_switched_on_is_at_zero_and_new_to_the_optimizer():
     assert seen > 10
 
 
+def test_with_counts_per_element_a_weight_switched_on_makes_adams_first_step():
+    torch.manual_seed(0)
+    model = nn.Linear(12, 9).double()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with homeostat.attach(model, optimizer, treatments=[SHORT], vitals=(), element_steps=True, strict=True) as run:
+        for step in range(1, 34):
+            if step == 32:
+                before = _mask(run).clone()
+            optimizer.zero_grad()
+            model(torch.randn(8, 12, dtype=torch.float64)).square().mean().backward()
+            optimizer.step()
+            if step == 32:
+                new = _mask(run) & ~before
+                assert int(new.sum()) > 2 and not model.weight[new].any()
+    assert torch.allclose(model.weight[new].abs(), torch.tensor(1e-2, dtype=torch.float64), rtol=1e-4)
+
+
+def _mask(run: homeostat.Run) -> torch.Tensor:
+    (saved,) = [network["treatments"]["granet"] for network in run.state_dict()["networks"].values()]
+    return saved["state"]["weight/mask"]
+
+
 def test_without_regrowth_what_is_off_stays_off():
     bench = Bench(CONV, replace(SHORT, regrow=0.0))
     bench.train(20)
