@@ -10,7 +10,7 @@ from mutants import unregistered, untested, wrong
 from homeostat.core.component import Cite, knob
 from homeostat.core.readings import Readings
 from homeostat.testing.check import check_component
-from homeostat.vitals import DormantUnits, GradientNorm
+from homeostat.vitals import DormantUnits, GradientNorm, TwinDistance
 
 
 def mutant(base: type = DormantUnits, **members: Any) -> Any:
@@ -26,6 +26,13 @@ def writes(self: Any, readings: Readings) -> Any:
 def draws(self: Any, readings: Readings) -> Any:
     torch.rand(1)
     return DormantUnits.measure(self, readings)
+
+
+def writes_twin(self: Any, readings: Readings) -> Any:
+    if readings.twin is not None:
+        for w in readings.twin.other.values():
+            w.add_(1)
+    return TwinDistance.measure(self, readings)
 
 
 def draws_python(self: Any, readings: Readings) -> Any:
@@ -102,3 +109,8 @@ def test_the_unchanged_vital_breaks_none():
 def test_draws_from_any_global_stream_are_caught():
     assert "random" in wrong(mutant(measure=draws), "pure")
     assert "Python" in wrong(mutant(measure=draws_python), "transparent")
+
+
+@pytest.mark.parametrize("law", ["pure", "transparent"])
+def test_a_changed_twin_is_caught(law):
+    assert "twin" in wrong(mutant(TwinDistance, measure=writes_twin), law)

@@ -55,6 +55,7 @@ def _run(vital: Vital | None) -> tuple[dict[str, Any], Any]:
         its_optimizer.step()  # counts as a step of the twin, and moves nothing
         losses.append(_step(model, optimizer))
     found = _everything(model, optimizer, losses)
+    found |= {f"the value of {n} in the twin": v.clone() for n, v in other.state_dict().items()}
     if run is not None:
         run.detach()
     return found, run

@@ -117,6 +117,9 @@ def pure(vital: Vital) -> None:
     for field in ("activations", "weights", "gradients", "updates"):
         for name, tensor in getattr(before, field).items():
             assert torch.equal(tensor, getattr(step, field)[name]), f"it changed {field} {name}"
+    for field in ("own", "other"):
+        for name, tensor in getattr(before.twin, field).items():
+            assert torch.equal(tensor, getattr(step.twin, field)[name]), f"it changed {name} of a twin ({field})"
     assert torch.equal(random, torch.get_rng_state()), "it drew from the global random number generator"
     assert torch.is_grad_enabled() == grad, "it changed the grad mode"
     for layer, value in first.items():
