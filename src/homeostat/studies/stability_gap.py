@@ -144,13 +144,13 @@ class StabilityGapStudy(Study):
         ),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"items": 120, "steps": 12, "widths": (20,), "rate": 0.1, "few": 5},
-        "paper": {"items": 0, "steps": 400, "widths": (100, 100), "rate": 0.3, "few": 50},
+        "smoke": {"tasks": 2, "items": 120, "steps": 12, "widths": (20,), "rate": 0.1, "few": 5},
+        "paper": {"tasks": 5, "items": 0, "steps": 400, "widths": (100, 100), "rate": 0.3, "few": 50},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
         sizes, (kind, kept) = self.sizes(budget), arm.split(", ")
-        learn, judge = (_TASKS[kind](part) for part in held_out(self._items(sizes["items"]), seed))
+        learn, judge = (_TASKS[kind](part)[: sizes["tasks"]] for part in held_out(self._items(sizes["items"]), seed))
         tasks = [Task(one, (two.inputs, two.labels)) for one, two in zip(learn, judge, strict=True)]
         memory = max(len(task.learn) for task in tasks) if kept == ALL else sizes["few"]
         rehearsal = PowerLawRehearsal(exponent=0.0, share=1.0, per_task=memory)
