@@ -24,7 +24,7 @@ from homeostat.treatments import AdaB2N
 
 Norm = Callable[[int], nn.Module]
 _KAPPAS = (0.25, 0.5, 0.75)
-_JUDGED = "kappa 0.5"
+_JUDGED = "kappa 0.25"
 _PENALTY = 0.1
 _RATE = 0.1
 _SOON = (5, 10)
@@ -42,7 +42,7 @@ def _continual(channels: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Layer:
-    """One arm: what normalises, its treatment, and the learning rate found for it."""
+    """One arm: what normalises, its treatment, and its learning rate."""
 
     says: str
     norm: Norm = nn.BatchNorm2d
@@ -52,8 +52,9 @@ class Layer:
 
 _LAYERS: dict[str, Layer] = {
     "average": Layer("batch norm, running statistics by a moving average of momentum 0.1"),
-    "average 0.05": Layer(
-        "the same with momentum 0.05, which kappa 0.5 comes to in the end", lambda c: nn.BatchNorm2d(c, momentum=0.05)
+    "average 0.026": Layer(
+        "the same with momentum 0.026, which kappa 0.25 comes to in the end",
+        lambda c: nn.BatchNorm2d(c, momentum=0.026),
     ),
     "cumulative": Layer(
         "batch norm, running statistics the mean over all batches", lambda c: nn.BatchNorm2d(c, momentum=None)
@@ -64,9 +65,13 @@ _LAYERS: dict[str, Layer] = {
         f"kappa {kappa:g}": Layer(f"AdaB2N with kappa {kappa:g}", treatments=(AdaB2N(kappa=kappa, penalty=_PENALTY),))
         for kappa in _KAPPAS
     },
+    "kappa 0.25, zeros": Layer(
+        "the same with tasks that are absent from a batch counted as zeros, as in the released code",
+        treatments=(AdaB2N(kappa=0.25, penalty=_PENALTY, absent="zeros"),),
+    ),
     "momentum alone": Layer(
-        "batch norm, running statistics by the momentum of kappa 0.5 alone",
-        treatments=(AdaB2N(kappa=0.5, prior=0.0, penalty=0.0),),
+        "batch norm, running statistics by the momentum of kappa 0.25, and nothing else of AdaB2N",
+        treatments=(AdaB2N(kappa=0.25, prior=0.0, penalty=0.0),),
     ),
 }
 
@@ -139,7 +144,7 @@ def divergence(model: nn.Module, inputs: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaB2NStudy(Study):
-    """Online split digits: five tasks of two classes, one pass over 600 items of each (of the images and their four
+    """Online split digits: five tasks of two classes, one pass over 3,000 items (of the images and their four
     shifts by a pixel) in batches of 10, with 10 items from a reservoir of 50 that holds the present task too; the loss
     is the mean over all 20. Three convolutions of 16, 32 and 32 channels, each before a norm and a ReLU; plain SGD.
 
@@ -158,8 +163,13 @@ class AdaB2NStudy(Study):
         "moving average and than the mean over all batches."
     )
     series: ClassVar[str] = "average"
-    paper_seeds: ClassVar[int] = 10
-    tuning: ClassVar[str] = ""
+    tuning: ClassVar[str] = (
+        "on seeds 1000, 1001 and 1002, by final accuracy: the learning rate (0.03, 0.1, 0.3) of the moving average, the "
+        "mean over all batches, group norm, continual norm and kappa 0.5; 0.1 was best for all but the last, which had "
+        "0.775 there and 0.777 at 0.3, so all arms have it and running statistics can be compared. At 0.3: the penalty "
+        "(0.01, 0.1, 1) with kappa 0.5, then kappa, which is the one judged. The size of the memory by the moving "
+        "average alone, on seed 1000: 200 left it little to improve"
+    )
     arms: ClassVar[Mapping[str, str]] = {name: layer.says for name, layer in _LAYERS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = (
         Expectation(
@@ -174,7 +184,7 @@ class AdaB2NStudy(Study):
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"items": 60, "batch_size": 10, "replay": 10, "memory": 20, "channels": (4, 6, 6), "every": 20},
-        "paper": {"items": 600, "batch_size": 10, "replay": 10, "memory": 50, "channels": (16, 32, 32), "every": 20},
+        "paper": {"items": 3000, "batch_size": 10, "replay": 10, "memory": 50, "channels": (16, 32, 32), "every": 20},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
