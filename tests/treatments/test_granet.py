@@ -25,6 +25,7 @@ from homeostat.core.errors import BadSetting, Refused
 from homeostat.core.treatment import View
 from homeostat.testing.bench import Bench
 from homeostat.testing.grid import CONV, DOUBLE, EMBEDDED, PARAMETRIZED, TIED
+from homeostat.treatments.continual_backprop import ContinualBackprop
 from homeostat.treatments.granet import GraNet
 from homeostat.treatments.masks import cosine, cubic, erdos_renyi_kernel, highest, prune, regenerate, scattered
 from homeostat.vitals.sparsity import sparsity
@@ -184,6 +185,20 @@ def test_averaged_copies_are_pruned_and_detaching_lets_go():
         assert float(sparsity({"0.weight": average.module.weight})["0"]) == 0.8
     step()
     assert float(sparsity({"0.weight": model.weight})["0"]) < 0.1
+
+
+def test_beside_resets_what_is_off_stays_off():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    resets = ContinualBackprop(replacement_rate=0.05, maturity_threshold=3)
+    with homeostat.attach(model, optimizer, treatments=[SHORT, resets], vitals=(), strict=True):
+        for _ in range(44):
+            x = torch.randn(16, 6)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
+            optimizer.step()
+        assert sum(int((p == 0).sum()) for p in model.parameters() if p.ndim == 2) >= round(0.8 * 180)
 
 
 def test_a_knob_that_is_turned_moves_the_next_pruning():
