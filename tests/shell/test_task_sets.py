@@ -88,6 +88,21 @@ def test_at_a_boundary_it_is_measured_whatever_the_cadence():
     assert steps_of(run) == {"a": [1, 4, 7], "b": [7]}
 
 
+def test_under_a_budget_it_is_measured_more_often_right_after_a_boundary():
+    torch.manual_seed(0)
+    model = Noisy()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    tasks = (SETS, F.cross_entropy)
+    with homeostat.attach(model, optimizer, vitals=ALL, tasks=tasks, budget=1e-9, strict=True) as run:
+        train(model, optimizer, 20)
+        run.boundary("b")
+        train(model, optimizer, 70)
+    burst = [20 + after for after in (1, 2, 4, 8, 16, 32, 64)]
+    assert set(burst) <= set(steps_of(run)["a"]) and steps_of(run)["b"] == [s for s in steps_of(run)["a"] if s > 20]
+    assert set(burst) <= {s for s, value in run.vitals()["stable-gradient"]["network"] if value is not None}
+    assert len(steps_of(run)["a"]) < 20  # nothing but the burst and what is due before the budget is known
+
+
 def test_sets_may_come_one_by_one():
     _, _, known = trained(True, every=1)
     _, _, later = trained(True, ({"a": SETS["a"]}, F.cross_entropy), SETS.get, every=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
+from homeostat.core.readings import Reading
 from homeostat.core.vital import Vital
 
 _TIERS = ("cheap", "moderate", "heavy")
@@ -12,6 +13,8 @@ _SHARES = {"cheap": 0.5, "moderate": 0.3, "heavy": 0.2}
 _START = {"cheap": 10, "moderate": 50, "heavy": 500}
 _RECENT = 5
 _MOST_DEBT = 4.0
+_BURST = tuple(2**n for n in range(8))
+"""Steps after a boundary at which past tasks are looked at whatever the budget says, which is paid back later."""
 SLOWEST = 10**9
 
 
@@ -20,7 +23,9 @@ class Cadence:
 
     Vitals of one cost tier share a cadence; that of a dearer tier is a multiple of the cheaper one's, so that
     one capture serves several. Costs are the smallest of the last few measured, which shuts out a busy machine. Step 1
-    is always measured: it is the baseline.
+    is always measured: it is the baseline. Where the budget sets the pace, what reads evaluation items of tasks is also
+    due 1, 2, 4, ... 128 steps after a boundary, for that is when old tasks are lost; then the pace drops until it is
+    paid for.
 
     Args:
         vitals: what is measured.
@@ -35,6 +40,10 @@ class Cadence:
         self._tier = {v.name: v.cost for v in vitals}
         self._budget, self._all = budget, every
         self._fixed = {name: step for name, step in (fixed or {}).items() if name in self._tier}
+        self._hasty = {
+            v.name for v in vitals if Reading.TASKS in v.reads and every is None and v.name not in self._fixed
+        }
+        self._switch: int | None = None
         self._every = dict(_START)
         self._costs: dict[str, deque[float]] = {}
         self._warm = False
@@ -50,7 +59,15 @@ class Cadence:
 
     def due(self, step: int) -> tuple[str, ...]:
         """Names of the vitals to measure at the end of this step (first step: 1)."""
-        return tuple(name for name in self._tier if step == 1 or step % self.every(name) == 0)
+        hasty = self._hasty if step in self._burst() else ()
+        return tuple(name for name in self._tier if step == 1 or step % self.every(name) == 0 or name in hasty)
+
+    def boundary(self, step: int) -> None:
+        """A new task begins after this step."""
+        self._switch = step
+
+    def _burst(self) -> tuple[int, ...]:
+        return () if self._switch is None else tuple(self._switch + after for after in _BURST)
 
     def steady(self, name: str) -> bool:
         """Whether the vital's cadence is fixed in steps, not set by wall time."""
@@ -60,16 +77,19 @@ class Cadence:
         """The first step after `step` at which something (of `names`, when given) is due."""
         if step < 1:
             return 1
-        steps = {self.every(name) for name in self._tier if names is None or name in names}
-        return min((step // k + 1) * k for k in steps) if steps else step + SLOWEST
+        asked = [name for name in self._tier if names is None or name in names]
+        soon = [at for at in self._burst() if at > step] if self._hasty.intersection(asked) else []
+        steps = {self.every(name) for name in asked}
+        return min([*soon, *((step // k + 1) * k for k in steps)]) if steps else step + SLOWEST
 
     def state_dict(self) -> dict[str, int]:
-        """Cost tier -> cadence that the budget has set so far."""
-        return dict(self._every)
+        """Cost tier -> cadence that the budget has set so far; "boundary": the step after which this task began."""
+        return {**self._every, **({} if self._switch is None else {"boundary": self._switch})}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue at that pace; what vitals cost on this machine is learned anew."""
         self._every = {tier: int(state.get(tier, every)) for tier, every in self._every.items()}
+        self._switch = state.get("boundary")
 
     def learn(self, costs: Mapping[str, float], base: float, step_seconds: float, debt: float = 1.0) -> bool:
         """Update from what one sample cost.

@@ -164,7 +164,8 @@ class Engine:
         step, start = self.steps, time.perf_counter()
         with self.survive("measuring"):
             for patient in self.patients:
-                self._keep(patient.monitor.at_the_end(patient.network.step))
+                self._keep(patient.monitor.boundary(patient.network.step))
+                patient.next_event = min(patient.next_event, patient.monitor.cadence.next_due(patient.network.step))
         self.spent += time.perf_counter() - start
         self.history.boundary(step, label)
         with self.survive("record"):

@@ -199,9 +199,10 @@ class Monitor:
         self._before = {}
         return self._rows(step, measured), costs
 
-    def at_the_end(self, step: int) -> list[Row]:
-        """What can be told of tasks between two steps, measured now unless this step measured it: how well the present
-        task, which ends, and those before it were learned. Rows for the record; nothing before the first step."""
+    def boundary(self, step: int) -> list[Row]:
+        """A task ends after this step. What can be told of tasks between two steps is measured now unless this step
+        measured it: how well they were learned. Rows for the record; nothing before the first step."""
+        self.cadence.boundary(step)
         asked = [n for n, v in self.vitals.items() if v.reads == {Reading.TASKS} and self._last.get(n) != step]
         return self.sample(step, {}, None, asked)[0] if step and asked else []
 

@@ -80,8 +80,9 @@ class TaskAccuracy(Vital):
         A(E_i, f_t) = share of the items of E_i whose largest output is their target's
 
     in evaluation mode, with the weights that are trained (not those that a treatment shows to evaluations). At every
-    boundary it is measured whatever the cadence, so that accuracies at the end of a task are always there. What the
-    series add up to is in `homeostat.vitals.continual`.
+    boundary it is measured whatever the cadence, so that accuracies at the end of a task are always there; where the
+    budget sets the cadence, also 1, 2, 4, ... 128 steps after one. What the series add up to is in
+    `homeostat.vitals.continual`.
 
     Missing where outputs are not finite or the targets are no class numbers.
 
