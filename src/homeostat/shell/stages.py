@@ -58,7 +58,7 @@ class Stages:
         both = isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.ndim and targets.ndim
         if not both or len(inputs) != len(targets):
             raise BadInput("run.batch takes inputs and targets: two tensors of the same length")
-        made = Made(inputs, targets, self._checked(tasks, len(inputs)))
+        made = Made(inputs, targets, self._checked(tasks, inputs))
         for course, call in self._due(Stage.BATCH):
             with self._ward.guarded(course):
                 made = self._extended(course, call, made)
@@ -67,15 +67,16 @@ class Stages:
         self._ward.network.composition.tell(made.tasks, self._ward.task + 1)
         return made.inputs, made.targets
 
-    def _checked(self, tasks: Tensor | None, items: int) -> Tensor | None:
+    def _checked(self, tasks: Tensor | None, inputs: Tensor) -> Tensor | None:
         if tasks is None:
             return None
+        items = len(inputs)
         whole = isinstance(tasks, Tensor) and tasks.shape == (items,) and not tasks.is_floating_point()
         if not whole or (items and not 0 <= int(tasks.min()) <= int(tasks.max()) <= self._ward.task):
             begun = self._ward.task + 1
             raise BadInput(f"run.batch(tasks=...) takes for each of the {items} items the number of one of the {begun} "
                            "tasks begun so far, from 0; a task begins with run.boundary(...)")  # fmt: skip
-        return tasks
+        return tasks.to(inputs.device, torch.int64)
 
     def loss(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The user's loss function, with what treatments change about the outputs it sees.
