@@ -273,6 +273,20 @@ def test_another_architecture_is_an_error(other, says):
         homeostat.attach(model, OPTIMIZERS["sgd"](model.parameters()), twin=other(model))
 
 
+def test_a_network_that_is_rebuilt_has_no_twin_any_more():
+    model = net()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    clone, its = homeostat.twin(model, optimizer)
+    with attached(model, optimizer, clone, vitals=["twin-distance"]) as run:
+        for step in range(4):
+            if step == 2:
+                model[3], model[5] = nn.Linear(16, 12), nn.Linear(12, 3)
+            learn(clone, its, step)
+            learn(model, optimizer, step)
+    assert values(run, "twin-distance") == [0.0, 0.0]
+    assert "no copy of the network any more: its '3.weight' has shape" in run.not_measured()["twin-distance"]
+
+
 def test_a_resumed_run_goes_on_with_its_twin(tmp_path):
     model = net()
     optimizer = OPTIMIZERS["momentum"](model.parameters())

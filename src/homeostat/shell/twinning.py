@@ -178,9 +178,7 @@ class Beside:
         if not isinstance(given, nn.Module):
             raise BadInput(f"twin: expected a torch.nn.Module, got {type(given).__name__}")
         other = unwrap(given)[0]
-        original = {id(t) for t in (*network.model.parameters(), *network.model.buffers())}
-        why = misfit(other, network.model, original) or _other_type(other, network.model)
-        if why is not None:
+        if (why := _no_copy(other, network.model)) is not None:
             raise BadInput(f"twin: {type(other).__name__} is no copy of {type(network.model).__name__}: {why}")
         self._network, self._other = network, other
         self.begin()
@@ -198,6 +196,8 @@ class Beside:
 
     def why_not(self) -> str:
         """Why the two cannot be compared now, or ""."""
+        if (why := _no_copy(self._other, self._network.model)) is not None:
+            return f"the twin is no copy of the network any more: {why}"
         ahead = max(self._taken.values(), default=0) - (self._network.step - self._base)
         if ahead == -1:
             return "the twin was one step behind: in every round let it take its step before the network"
@@ -214,7 +214,10 @@ class Beside:
         return Twin({n: own[n] for n in names}, {n: its[n] for n in names}, along)
 
 
-def _other_type(other: nn.Module, model: nn.Module) -> str | None:
+def _no_copy(other: nn.Module, model: nn.Module) -> str | None:
+    """Why two networks cannot be held against each other, or None."""
+    if (why := misfit(other, model, {id(t) for t in (*model.parameters(), *model.buffers())})) is not None:
+        return why
     own, its = _tensors(model), _tensors(other)
     if len(own) != len(its):
         return f"it has {len(its)} parameters and buffers, not {len(own)}"
