@@ -187,15 +187,15 @@ class ButterflyEffectStudy(Study):
     )
     series: ClassVar[str] = f"barrier, {SMALLEST}"
     remarks: ClassVar[str] = (
-        "Without warm-up a change of one part in 100,000 at the first step ends behind a barrier of 1.28 on average, "
-        "0.53 of that between independent seeds: about the half that was to be exceeded, so ten seeds do not decide. It "
-        "is still 0.69 at t = 200 and below 1e-8 at t = 1000; a thousand times larger changes end behind no higher one "
-        "at t = 0 (1.16). Matching units leaves 0.39 of the barrier at t = 0, against 0.18 of that between independent "
-        "seeds. Warm-up did not lower the barrier at t = 0 (1.31) and kept it high for longer (1.37 at t = 200). Likely "
-        "cause: it only puts off the steps at the highest rate, which is near the limit of what this network endures; "
-        "three of ten runs with warm-up end with a loss of about 0.2 or more, in part collapsed (in one a twin had a "
-        "constant layer, so its CKA is missing). The rate was chosen for sensitivity without warm-up. The paper's "
-        "networks are much larger."
+        "Without warm-up a change of one part in 100,000 at the first step ends behind a barrier of 1.28 on "
+        "average, 0.53 of that between independent seeds: about the half that was to be exceeded, so ten seeds do "
+        "not decide. It is still 0.69 at t = 200 and below 1e-8 at t = 1000; a thousand times larger changes end "
+        "behind no higher one at t = 0 (1.16). Matching units leaves 0.39 of the barrier at t = 0, against 0.18 of "
+        "that between independent seeds. Warm-up did not lower the barrier at t = 0 (1.31) and kept it high for "
+        "longer (1.37 at t = 200). Likely cause: it only puts off the steps at the highest rate, which is near the "
+        "limit of what this network endures; three of ten runs with warm-up end with a loss of about 0.2 or more, "
+        "in part collapsed (in one a twin had a constant layer, so its CKA is missing). The rate was chosen for "
+        "sensitivity without warm-up. The paper's networks are much larger."
     )
     tuning: ClassVar[str] = (
         "on seeds 100 and 101, of some twenty settings of width, depth, layer norm, batch, momentum, Adam or SGD and "
