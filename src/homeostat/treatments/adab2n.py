@@ -86,7 +86,7 @@ class AdaB2N(Treatment):
         0.1, low=0.0, high=1e6, neutral=0.0, unit="1", source="this project's; searched in 1e-5 .. 10 by the authors"
     )
     absent: str = option("left out", choices=("left out", "zeros"), doc="tasks that have no item in a batch")
-    tasks: int = option(100, doc="tasks with a learned weight of their own; all later ones share the last")
+    tasks: int = option(100, doc="tasks that are told apart; the last stands for all later ones too")
 
     def __post_init__(self) -> None:
         super().__post_init__()

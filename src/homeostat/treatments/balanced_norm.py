@@ -17,26 +17,24 @@ class TaskWeights(nn.Module):
     """The learned part of the weights of tasks, in a module of its own: it belongs to tasks, not to units.
 
     Args:
-        tasks: how many tasks have a number of their own; all later ones share the last.
+        tasks: how many are told apart; the last stands for all later ones too. A fixed number keeps shapes fixed.
     """
 
     def __init__(self, tasks: int) -> None:
         super().__init__()
         self.log_concentration = nn.Parameter(torch.zeros(tasks))
 
-    def shares(self, counts: Tensor, prior: float, absent_too: bool) -> Tensor:
+    def shares(self, counts: Tensor, prior: float, met: int) -> Tensor:
         """Expected shares of tasks, the mean of a Dirichlet posterior: [K] from the numbers of items [K].
 
             share_k = (prior * exp(psi_k) + count_k) / (the same, summed over tasks)
 
-        Tasks without an item have the share 0, and the sum leaves them out unless `absent_too`.
+        Tasks without an item have the share 0, and the sum leaves them out, but for the first `met`.
         """
-        psi = self.log_concentration.to(counts)
-        index = torch.arange(len(counts), device=psi.device).clamp(max=len(psi) - 1)
-        concentration = prior * psi[index].exp() + counts
-        here = (counts > 0).to(concentration)
-        total = concentration if absent_too else concentration * here
-        return concentration * here / total.sum()
+        concentration = prior * self.log_concentration.to(counts).exp() + counts
+        here = counts > 0
+        summed = here | (torch.arange(len(counts), device=counts.device) < met)
+        return torch.where(here, concentration, 0.0) / torch.where(summed, concentration, 0.0).sum()
 
 
 class Balanced:
@@ -87,9 +85,10 @@ class Balanced:
         norm: Any = self
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         x = x.flatten(2) if x.ndim > 2 else x[..., None]
-        belongs = (tasks[:, None] == torch.arange(self.composition.count, device=tasks.device)).to(x)
+        told_apart = len(self.balance.log_concentration)
+        belongs = (tasks.clamp(max=told_apart - 1)[:, None] == torch.arange(told_apart, device=tasks.device)).to(x)
         counts = belongs.sum(0)
-        share = self.balance.shares(counts, self.prior, self.absent_too)
+        share = self.balance.shares(counts, self.prior, self.composition.count if self.absent_too else 0)
         weight = belongs @ (share / counts.clamp(min=1))
         mean = weight @ x.mean(2)
         var = weight @ (x - mean[:, None]).square().mean(2)
