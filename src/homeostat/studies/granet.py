@@ -98,7 +98,7 @@ class GraNetStudy(Study):
     remarks: ClassVar[str] = (
         "Exchanging connections gave nothing here. At 98% it costs 0.6 points on average (95.8% against 96.4%), with "
         "an interval that holds 0; at 95%, which was not judged, the same 0.6 points with one that does not (-1.0 to "
-        "-0.3). Beginning at half of the weights is the best arm at 98% (96.7%), also within the noise. What had looked "
+        "-0.3). Beginning at half of the weights is the best arm at 98% (96.7%), but within the noise. What had seemed "
         "like a gain of 1.3 points at half the learning rate on the four seeds used for tuning is 0.1 on the judged "
         "ones (-0.5 to 0.8), and gradient growth does not differ from random growth (0.1, -0.5 to 0.8), each method "
         "acting as often as suited it. Probed networks recover worse with regrowth at the first checkpoint (by 1.5 "
