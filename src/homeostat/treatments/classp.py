@@ -67,8 +67,8 @@ class Classp(Treatment):
     trial: ClassVar[Mapping[str, float]] = {"threshold": 1e-4}
 
     share: float = knob(1.0, low=0.0, high=1.0, neutral=0.0, unit="share of this update", source="the whole update")
-    rate: float = knob(0.01, low=0.0, high=10.0, unit="weight", source="AdaGrad in torch; the authors' is 0.2")
-    threshold: float = knob(1e-6, low=0.0, high=1e6, unit="squared gradient", source="house choice, from the study")
+    rate: float = knob(0.06, low=0.0, high=10.0, unit="weight", source="best on its study's tuning seeds")
+    threshold: float = knob(1e-5, low=0.0, high=1e6, unit="squared gradient", source="best on its study's tuning seeds")
     power: float = knob(1.0, low=0.5, high=4.0, unit="exponent", source="the authors' code")
     epsilon: float = knob(1e-5, low=1e-12, high=1.0, unit="gradient ** power", source="the authors' code")
     scaling: str = option("always", choices=("always", "later", "never"), doc="when the division by G acts")
