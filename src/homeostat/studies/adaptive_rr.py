@@ -84,8 +84,8 @@ class AdaptiveReplayRatioStudy(Study):
     )
     remarks: ClassVar[str] = (
         "What the method protects from does not happen here: with states instead of pixels and a few thousand steps "
-        "the high ratio leaves as many units of the critic active as the low one (on Pendulum more). A low ratio at the "
-        "beginning then only costs updates, and with them return, most of which the high ratio has from the start."
+        "the high ratio leaves as many units of the critic active as the low one (on Pendulum more). A low ratio at "
+        "the beginning then only costs updates, and with them return, most of which the high ratio has from the start."
     )
     paper_seeds: ClassVar[int] = 10
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
