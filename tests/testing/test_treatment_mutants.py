@@ -15,7 +15,7 @@ from homeostat.core.edits import AddValues, ReplaceModule, SetValues
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage
 from homeostat.testing.check import check_component
-from homeostat.treatments import ContinualBackprop, L2Init
+from homeostat.treatments import Classp, ContinualBackprop, L2Init
 
 _calls = itertools.count(1)
 
@@ -209,6 +209,14 @@ def test_a_law_catches_what_breaks_it(law):
 @pytest.mark.parametrize("change", [counts_calls, writes_to_view], ids=lambda change: change.__name__)
 def test_other_impurities_are_caught(change):
     assert wrong(mutant(change), "pure")
+
+
+def test_weights_before_the_update_are_not_written_to():
+    def writes(view, edits, state):
+        next(iter(view.before.values())).add_(1.0)
+        return edits, state
+
+    assert "of the view's before" in wrong(mutant(writes, Classp), "pure")
 
 
 def test_what_is_wrong_is_the_reason_given():
