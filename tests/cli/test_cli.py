@@ -13,6 +13,7 @@ from homeostat.cli import app
 from homeostat.commands.run import Ready
 from homeostat.core.finding import Finding
 from homeostat.record import RunRecord
+from homeostat.treatments import ReDo
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
@@ -150,8 +151,8 @@ def test_check_fails_with_exit_code_1(tmp_path, monkeypatch):
 
 
 def test_list_and_version():
-    named = {c["name"] for c in invoke_json("list", "treatments")["components"]}
-    assert {"continual-backprop", "redo"} <= named
+    named = {c["name"]: c["settings"] for c in invoke_json("list", "treatments")["components"]}
+    assert named.keys() >= {"continual-backprop", "redo"} and named["redo"] == ReDo().settings()
     assert "continual-backprop" in invoke("list", "treatment").stdout
     assert invoke_json("version") == {"version": __version__}
     assert {s["id"] for s in invoke_json("study")["studies"]} >= {"continual-backprop"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from enum import StrEnum
 from pathlib import Path
@@ -98,8 +99,8 @@ def study(
 
 
 def _describe(cls: type[Any]) -> dict[str, Any]:
-    first = (inspect.getdoc(cls) or "").partition("\n")[0]
-    settings = {name: _plain(f.default) for name, f in cls.__dataclass_fields__.items()}
+    first = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+    settings = {f.name: _plain(f.default) for f in dataclasses.fields(cls)}
     return {"kind": cls.kind, "name": cls.name, "what": first, "settings": settings, "entries": list(cls.entries)}
 
 
