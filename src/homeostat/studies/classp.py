@@ -53,7 +53,8 @@ WAYS: dict[str, Way] = {
     "sgd": Way(Setup("plain SGD", optimizer=_SGD), 0.05),
     "adam": Way(Setup("Adam", optimizer=FAST_ADAM), 1e-3),
     "adagrad": Way(Setup("AdaGrad", optimizer=_ADAGRAD), 0.02),
-    "ewc": Way(Setup("SGD with elastic weight consolidation", optimizer=_SGD), 0.1, 30.0),
+    "ewc": Way(Setup("Adam with elastic weight consolidation", optimizer=FAST_ADAM), 5e-3, 100.0),
+    "ewc, sgd": Way(Setup("SGD with elastic weight consolidation", optimizer=_SGD), 0.1, 20.0),
     "classp": classp(
         "CLASSP as its authors ran it: the division begins with the second task",
         scaling="later",
@@ -89,7 +90,7 @@ def learn(way: Way, data: Any, seed: int, sizes: Mapping[str, Any], tasks: int) 
                 loop.step(*stream.batch(step))
             moved.append(float((_flat(model) != before).double().mean()))
             diary.note(stream.starts[task + 1], accuracies(model, tests[: task + 1]))
-            if way.strength:
+            if way.strength and bool(_flat(model).isfinite().all()):  # a diverged network is judged as it is
                 anchors.drop(stream.whole(task)[0][:300], Draw(seed, ("study", "ewc", task)).generator("labels"))
     return _measures(diary, moved)
 
@@ -137,10 +138,13 @@ class ClasspStudy(Study):
     series: ClassVar[str] = "average so far"
     tuning: ClassVar[str] = (
         "on seeds 1000 and 1001, two tasks, by average: the rates of SGD, Adam and AdaGrad (9 each); rate and strength "
-        "of elastic weight consolidation (27 pairs); rate, power and threshold of CLASSP with the division from the "
-        "second task on (23 settings; 16 without threshold) and throughout (34; 18 without threshold); rate and "
-        "threshold without the division (18). That the arm judged as CLASSP divides from the second task on, as in the "
-        "authors' experiment, was decided there too: it did better than dividing throughout (0.937 against 0.907)"
+        "of elastic weight consolidation (33 pairs with Adam, 27 with SGD); rate, power and threshold of CLASSP with "
+        "the division from the second task on (29 settings; 18 without threshold) and throughout (34; 18 without "
+        "threshold); rate and threshold without the division (18). Which CLASSP is judged was decided there too: from "
+        "the second task on, as its authors ran it, did better than throughout (0.937 against 0.907). A first judged "
+        "run stopped, before any figure was looked at, where elastic weight consolidation with SGD diverged in a "
+        "later task: only then was it tuned with Adam, and with SGD limited to what learns five tasks on seeds 1000 "
+        "to 1004"
     )
     paper_seeds: ClassVar[int] = 10
     arms: ClassVar[Mapping[str, str]] = {name: way.setup.says for name, way in WAYS.items()}
