@@ -6,6 +6,7 @@ import copy
 import random
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 from training_scripts import LAST, SAVED, Generated, Scaled, Script, Several, Small, assert_same
 
-from homeostat.core.component import components
+from homeostat.core import component
+from homeostat.core.component import Cite, components
 from homeostat.core.errors import BadInput
 from homeostat.core.finding import JournalEntry
-from homeostat.core.treatment import Stage
+from homeostat.core.treatment import Stage, Treatment
 from homeostat.diagnosis.loop import Action
 from homeostat.record import open_record
 from homeostat.shell.clock import CLOCK
@@ -64,6 +66,34 @@ def steppable():
 def test_every_treatment_goes_on_where_it_was(name, tmp_path):
     cls = components("treatment")[name]
     check_resumes(Script, tmp_path / "x.safetensors", treatments=[cls(**cls.trial)])
+
+
+def idle() -> Treatment:
+    """A surgery that finds nothing to do."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Idle(Treatment):
+        """Nothing.
+
+        >>> Idle()
+        Idle()
+        """
+
+        name = "idle"
+        cite = Cite("Nobody", 2026, "Nothing")
+        stage = Stage.SURGERY
+
+        def plan(self, view, state, knobs):
+            return [], state
+
+    return Idle()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_several_surgeries_are_done_again_each_on_the_network_it_found(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(component, "_REGISTRY", {kind: dict(of) for kind, of in component._REGISTRY.items()})
+    several = ["layer-norm-insertion", "adab2n", idle()]
+    check_resumes(Script, tmp_path / "x.safetensors", treatments=[*(several[i] for i in order), "redo:every=5"])
 
 
 class Healed(Script):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from homeostat.core.component import find
 from homeostat.core.draw import Draw
+from homeostat.core.edits import Edit
 from homeostat.core.errors import BadInput, HomeostatError
 from homeostat.core.treatment import Stage, Treatment, View
 from homeostat.shell import surgery
@@ -55,9 +56,18 @@ def operate(network: Network, saved: Mapping[str, Any], seed: int) -> Callable[[
             receipts.pop().undo()
 
     if saved["site"] is not None and differences(shapes(network.model), saved["shapes"]):
+        sites = _sites(saved["site"])
         try:
-            for treatment, site in zip(_surgical(saved), _sites(saved["site"]), strict=False):
-                receipts.append(_operation(network, site, treatment, seed))
+            for treatment in _surgical(saved):
+                edits = _planned(network, sites[0], treatment, seed)
+                # a surgery that changed something was followed by the next site, one without edits was not
+                if edits and len(sites) > 1:
+                    sites.pop(0)
+                receipts.append(
+                    surgery.apply(
+                        edits, network.model, network.optimizers, component=treatment.name, averaged=network.averaged
+                    )
+                )
         except BaseException:
             undo()
             raise
@@ -89,7 +99,7 @@ def _sites(latest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*_sites(before), latest] if before is not None else [latest]
 
 
-def _operation(network: Network, site: Mapping[str, Any], treatment: Treatment, seed: int) -> surgery.Receipt:
+def _planned(network: Network, site: Mapping[str, Any], treatment: Treatment, seed: int) -> Sequence[Edit]:
     view = View(
         step=0,
         parameters=network.values(),
@@ -102,7 +112,4 @@ def _operation(network: Network, site: Mapping[str, Any], treatment: Treatment, 
         kinds=network.kinds(),
     )
     with torch.no_grad():
-        edits, _ = treatment.plan(view, {}, treatment.knobs())
-        return surgery.apply(
-            edits, network.model, network.optimizers, component=treatment.name, averaged=network.averaged
-        )
+        return treatment.plan(view, {}, treatment.knobs())[0]
