@@ -33,6 +33,7 @@ FOLDER = HERE / "healthy"
 THRESHOLDS = HERE.parent / "src/homeostat/diagnosis/thresholds.json"
 KEPT = ("loss", "dormant-units", "saturated-units", "effective-rank", "gradient-norm", "weight-norm", "non-finite")
 PROBED = ("sharpness", "plasticity")
+OF_TASKS = ("task-accuracy",)
 SEEDS, SICK_SEEDS = 6, 3
 READINGS = (44, 50, 60)
 """Readings per run, by seed: a budget gives different cadences to different machines."""
@@ -45,8 +46,9 @@ def measured(make, name: str, seed: int) -> StoredRun:
     torch.manual_seed(seed)
     trial = make(seed)
     every = max(1, trial.steps // (trial.readings or READINGS[seed % 3]))
-    vitals = KEPT + (PROBED if trial.probe else ())
-    run = homeostat.attach(trial.model, trial.optimizers, vitals=vitals, every=every, probe=trial.probe, seed=seed)
+    vitals = KEPT + (PROBED if trial.probe else ()) + (OF_TASKS if trial.tasks else ())
+    given = {"probe": trial.probe, "tasks": trial.tasks}
+    run = homeostat.attach(trial.model, trial.optimizers, vitals=vitals, every=every, seed=seed, **given)
     for i in range(trial.steps):
         if i in trial.boundaries:
             run.boundary(f"task at {i}")

@@ -193,3 +193,24 @@ def permuted_labels(seed: int) -> Trial:
 @sick("loss-of-plasticity", "dormant-units")
 def permuted_labels_untold(seed: int) -> Trial:
     return _permuted_labels(seed, told=False)
+
+
+@sick("stability-gap")
+def switch_with_rehearsal(seed: int) -> Trial:
+    """Five classes, then the other five at the same rate, with every old item still rehearsed: lost and found again."""
+    x, y = digits()
+    old, new = (torch.nonzero((y >= 5) == late)[:, 0] for late in (False, True))
+    g = torch.Generator().manual_seed(seed)
+    model = mlp(64, 100, 100, 10)
+    optimizer = optim.SGD(model.parameters(), 0.3)
+
+    def step(i: int) -> None:
+        rows = old[torch.randint(len(old), (64,), generator=g)]
+        if i >= 300:
+            rows = torch.cat([rows, new[torch.randint(len(new), (64,), generator=g)]])
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+
+    sets = {name: (x[rows[:256]], y[rows[:256]]) for name, rows in (("digits 0-4", old), ("digits 5-9", new))}
+    return Trial(model, [optimizer], step, 400, boundaries=(300,), readings=200, tasks=(sets, F.cross_entropy))

@@ -29,6 +29,7 @@ class Trial:
         steps: how many.
         probe: ((inputs, targets), loss_fn) or None.
         boundaries: steps after which a new task starts, told to the run.
+        tasks: (evaluation items of every task by name, loss_fn) or None.
         expected: conditions a sick run has by construction.
         readings: how often it is measured, None for the corpus's usual number.
     """
@@ -41,6 +42,7 @@ class Trial:
     boundaries: Sequence[int] = ()
     expected: tuple[str, ...] = field(default=())
     readings: int | None = None
+    tasks: Any = None
 
 
 def supervised(
