@@ -36,15 +36,15 @@ class Classp(Treatment):
     it, have no part in it at share 1. Parameters without a gradient are left alone.
 
     Whether G holds the present gradient is told in two ways: the equation sums up to the step before, the authors'
-    pseudocode and code add first. Here it is added first, because only then is AdaGrad recovered and is the
-    first update of a weight not divided by epsilon alone. The authors' code (oswaldoludwig/CLASSP) also differs from
-    their formula: it applies the threshold to `(grad ** 2).any()`, which holds for every tensor with a gradient, so
-    nothing is ever held back, and the power is missing where G grows.
+    pseudocode and code add first. Here it is added first, because only then is AdaGrad recovered and is the first
+    update of a weight not divided by epsilon alone. The authors' code (oswaldoludwig/CLASSP) also differs from their
+    formula: it applies the threshold to `(grad ** 2).any()`, which holds for every tensor with a gradient, so nothing
+    is ever held back, and the power is missing where G grows.
 
     State: G for every trained parameter, in at least float32.
 
-    Source: Ludwig (2024), arXiv:2405.09637, and the pseudocode beside the authors' code. Power and epsilon are the authors' code's, which has rate 0.2,
-    without scaling during the first task, and threshold 0.5, which is never in effect there.
+    Source: Ludwig (2024), arXiv:2405.09637, and the pseudocode beside the authors' code. Power and epsilon are that
+    code's, which has rate 0.2, without scaling during the first task, and threshold 0.5, which is never in effect there.
 
     >>> Classp(power=2.0, threshold=0.0).name
     'classp'
