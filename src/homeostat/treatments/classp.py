@@ -44,7 +44,7 @@ class Classp(Treatment):
     State: G for every trained parameter, in at least float32.
 
     Source: Ludwig (2024), arXiv:2405.09637, and the pseudocode beside the authors' code. Power and epsilon are that
-    code's, which has rate 0.2, without scaling during the first task, and threshold 0.5, which is never in effect there.
+    code's: rate 0.2 there, without scaling during the first task, and threshold 0.5, which is never in effect.
 
     >>> Classp(power=2.0, threshold=0.0).name
     'classp'
