@@ -1,72 +1,88 @@
-"""What it costs to have SAC measured by the callback: the same agent learning bare and measured, in turn.
+"""What it costs to have SAC measured by the callback: two agents that learn in turn, one bare and one measured.
 
-SAC with its default networks (2x256) and batch (256) on Pendulum-v1, one thread. Each round trains a bare agent and a
-measured one, which of them first changes from round to round; the ratio is taken round by round and the median quoted,
-by processor time (what learning costs, whoever else is on the machine) and by wall time. Getting to know the networks
-(once per run) is reported apart.
+SAC with its default networks (2x256) and batch (256) on Pendulum-v1, one thread. The agents are the same and take turns
+of `--turn` environment steps, which of them first changes from turn to turn, so that what else happens on the machine
+meets both alike. The figure is the measured agent's whole processor time over the bare one's; its interval is that of
+the turns drawn anew (bootstrap, 95%). Getting to know the networks, once per run, is reported apart.
 
-    python benchmarks/sac.py [--rounds 7] [--steps 1500] [--json FILE]
+    python benchmarks/sac.py [--turns 40] [--turn 50] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3 import SAC
 
 from homeostat.integrations.sb3 import HomeostatCallback
 
-
-def learn(steps: int, measured: bool) -> tuple[float, float, float]:
-    """Processor seconds and wall seconds of `learn`, and seconds of it spent on getting to know the networks."""
-    agent = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", learning_starts=100)
-    callback = HomeostatCallback() if measured else None
-    cpu, wall = time.process_time(), time.perf_counter()
-    agent.learn(steps, callback=callback)
-    spent = time.process_time() - cpu, time.perf_counter() - wall
-    known = 0.0 if callback is None else sum(p.anatomy.seconds for p in callback._seen.engine.patients)
-    return *spent, known
+FIRST = 120
+"""Environment steps before the first turn: learning begins, and the networks are known."""
 
 
-def measure(steps: int, rounds: int) -> dict[str, float]:
-    """Median ratios of a few rounds, in percent of the bare agent."""
-    learn(200, True)
-    cpu, wall, once, bare_ms = [], [], [], []
-    for number in range(rounds):
-        done = {measured: learn(steps, measured) for measured in (number % 2 == 0, number % 2 == 1)}
-        bare, seen = done[False], done[True]
-        cpu.append((seen[0] - seen[2]) / bare[0] - 1)
-        wall.append((seen[1] - seen[2]) / bare[1] - 1)
-        once.append(seen[2])
-        bare_ms.append(bare[0] / (steps - 100) * 1e3)
+def agent() -> SAC:
+    return SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", learning_starts=100)
+
+
+def seconds(learner: SAC, steps: int, callback: HomeostatCallback | None) -> tuple[float, float]:
+    """Processor and wall seconds of that many steps."""
+    busy, wall = time.process_time(), time.perf_counter()
+    learner.learn(steps, callback=callback, reset_num_timesteps=False)
+    return time.process_time() - busy, time.perf_counter() - wall
+
+
+def measure(turns: int, steps: int) -> dict[str, Any]:
+    """The ratios in percent, with their intervals, and what they were taken from."""
+    bare, seen = agent(), agent()
+    rows = []
+    with HomeostatCallback() as callback:
+        seconds(bare, FIRST, None)
+        seconds(seen, FIRST, callback)
+        for turn in range(turns):
+            done = {}
+            for measured in (turn % 2 == 0, turn % 2 == 1):
+                done[measured] = seconds(seen, steps, callback) if measured else seconds(bare, steps, None)
+            rows.append((*done[False], *done[True]))
+        once = sum(p.anatomy.seconds for p in callback._seen.engine.patients)
+    table = np.array(rows)
     return {
+        "turns": turns,
         "steps": steps,
-        "rounds": rounds,
-        "step_ms": statistics.median(bare_ms),
-        "overhead_cpu_percent": 100 * statistics.median(cpu),
-        "overhead_wall_percent": 100 * statistics.median(wall),
-        "once_ms": 1e3 * statistics.median(once),
+        "step_ms": float(1e3 * table[:, 0].sum() / (turns * steps)),
+        "processor": ratio(table[:, 0], table[:, 2]),
+        "wall": ratio(table[:, 1], table[:, 3]),
+        "once_ms": 1e3 * once,
     }
+
+
+def ratio(bare: np.ndarray, seen: np.ndarray) -> tuple[float, float, float]:
+    """Percent by which the sum of `seen` is above that of `bare`, and its 95% interval over the turns."""
+    rows = np.random.default_rng(0).integers(len(bare), size=(10_000, len(bare)))
+    drawn = seen[rows].sum(1) / bare[rows].sum(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return tuple(float(100 * (value - 1)) for value in (seen.sum() / bare.sum(), low, high))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--turn", type=int, default=50)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    row = measure(args.steps, args.rounds)
-    print("step (cpu ms)  overhead cpu  overhead wall  once (ms)")
+    row = measure(args.turns, args.turn)
     print(
-        f"{row['step_ms']:13.2f}  {row['overhead_cpu_percent']:+11.1f}%  {row['overhead_wall_percent']:+12.1f}%  "
-        f"{row['once_ms']:9.0f}"
+        f"a bare step: {row['step_ms']:.1f} ms of processor time; once, to know the networks: {row['once_ms']:.0f} ms"
     )
+    for what in ("processor", "wall"):
+        value, low, high = row[what]
+        print(f"measured, {what} time: {value:+.1f}% ({low:+.1f} to {high:+.1f})")
     if args.json:
         args.json.write_text(json.dumps(row, indent=2) + "\n")
 
