@@ -143,6 +143,8 @@ def _lines(axis: Any, series: Mapping[str, list[float]], name: str) -> None:
     for arm, values in series.items():
         axis.plot(range(len(values)), values, linewidth=1.3, label=arm)
     axis.set_title(f"{name}, mean over the seeds", fontsize=8, loc="left")
+    axis.set_xlabel("number of the entry", fontsize=7)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=6, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
