@@ -135,7 +135,8 @@ class StabilityGapStudy(Study):
     )
     tuning: ClassVar[str] = (
         "on seed 1000, with everything kept, at 40 degrees and on split digits: the learning rate (0.03, 0.1, 0.3), by "
-        "final accuracy; steps a task (300, 400) on the same seed, so that tasks are learned by the switch"
+        "final accuracy, at 300 steps a task; steps a task (300, 400) on the same seed at rate 0.1, so that tasks are "
+        "learned by the switch. The two that are judged, 0.3 and 400, were not tried together"
     )
     arms: ClassVar[Mapping[str, str]] = {
         f"{tasks}, {kept}": f"{_SAYS[tasks]}; {_KEPT[kept]}"
