@@ -200,8 +200,8 @@ class ButterflyEffectStudy(Study):
     tuning: ClassVar[str] = (
         "on seeds 100 and 101, of some twenty settings of width, depth, layer norm, batch, momentum, Adam or SGD and "
         "learning rate the one that fits the items, has a clear barrier between independent seeds, and is sensitive at "
-        "t = 0 without warm-up; most with lower rates were not (barriers of 0 to 0.03). Nothing was tuned with warm-up. "
-        "Seeds 102 and 103 were run once before judging, and nothing was changed after them"
+        "t = 0 without warm-up; most with lower rates were not (barriers of 0 to 0.03). Nothing was tuned with warm-up."
+        " Seeds 102 and 103 were run once before judging, and nothing was changed after them"
     )
     paper_seeds: ClassVar[int] = 10
     arms: ClassVar[Mapping[str, str]] = {
