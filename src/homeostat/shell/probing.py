@@ -1,5 +1,4 @@
-"""The probe, and the evaluation items of tasks: fixed batches run through a copy of the network, off the training
-path."""
+"""Fixed batches (the probe, evaluation items of tasks) run through a copy of the network, off the training path."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ class Mirror:
     def probes(self, batches: Mapping[str, tuple[Tensor, Any]], loss: LossFunction, draw: Draw) -> dict[str, Probe]:
         """A probe for every batch; they share one copy of the parameters."""
         network = self._network
-        if self._modules != _modules(network):
+        if self._modules != network.kinds():
             self._renew()
         parameters = {n: p.detach().clone() for n, p in network.trained().items()}
         rest = {n: p.detach() for n, p in network.model.named_parameters() if n not in parameters}
@@ -56,15 +55,11 @@ class Mirror:
         return {name: made(*batch) for name, batch in batches.items()}
 
     def _renew(self) -> None:
-        self._modules = _modules(self._network)
+        self._modules = self._network.kinds()
         self._copy = copy.deepcopy(self._network.model).eval()
         for module in self._copy.modules():
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
-
-
-def _modules(network: Network) -> list[tuple[str, type]]:
-    return [(name, type(module)) for name, module in network.model.named_modules()]
 
 
 class ProbeMaker:
