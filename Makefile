@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 
-.PHONY: demo test slow check evidence gallery picture clean
+.PHONY: demo test test-torch slow check evidence gallery picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/homeostat demo
@@ -15,6 +15,18 @@ test: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The fast tests of the shell on another torch: `make test-torch VERSION=2.6.0`. The other dependencies are as locked, but
+# torch chooses its sympy, and stable_baselines3, which no test of the shell needs, would ask for a newer torch than 2.6.
+OTHER := .venv-torch-$(VERSION)
+
+test-torch:
+	test -n "$(VERSION)"
+	$(PYTHON) -m venv $(OTHER)
+	grep -vE '^(torch|sympy|stable_baselines3)==' requirements.lock > $(OTHER)/locked.txt
+	$(OTHER)/bin/python -m pip install --quiet --requirement $(OTHER)/locked.txt torch==$(VERSION)
+	$(OTHER)/bin/python -m pip install --quiet --no-deps --editable .
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile tests/shell
 
 # pyright runs on node: the one on the PATH, else the one that PyPI has as a wheel.
 check: $(VENV)/.installed

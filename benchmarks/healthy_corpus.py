@@ -1,12 +1,12 @@
-"""The corpus of healthy and sick runs: make it, set the thresholds on it, report false alarms and detections.
+"""The corpus of healthy and sick runs: create it, set thresholds, report false alarms and detections.
 
     python benchmarks/healthy_corpus.py make [--mnist FOLDER] [--again NAME,...]   # minutes; what is stored stays
     python benchmarks/healthy_corpus.py calibrate                                  # sets diagnosis/thresholds.json
     python benchmarks/healthy_corpus.py report                                     # false alarms and detections
     python benchmarks/healthy_corpus.py table                                      # the table of docs/findings.md
 
-The false-alarm rate is that of thresholds set on the even seeds, counted on the odd seeds, which they have not seen.
-The thresholds that are shipped are then set on all seeds by the same rule.
+The false-alarm rate is measured with thresholds set on the even seeds and tested on the odd seeds. The final thresholds
+are then set on all seeds by the same rule.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from homeostat.core.component import find
+from homeostat.core.component import components, find
 from homeostat.diagnosis.replay import StoredRun, replay
+from homeostat.diagnosis.thresholds import Measured
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "healthy"
@@ -47,14 +47,16 @@ def measured(make, name: str, seed: int) -> StoredRun:
     trial = make(seed)
     every = max(1, trial.steps // (trial.readings or READINGS[seed % 3]))
     vitals = KEPT + (PROBED if trial.probe else ()) + (OF_TASKS if trial.tasks else ())
-    given = {"probe": trial.probe, "tasks": trial.tasks}
-    run = homeostat.attach(trial.model, trial.optimizers, vitals=vitals, every=every, seed=seed, **given)
+    of_tasks = homeostat.MeasureOptions(tasks=trial.tasks)
+    run = homeostat.attach(
+        trial.model, trial.optimizers, vitals=vitals, every=every, seed=seed, probe=trial.probe, measure=of_tasks
+    )
     for i in range(trial.steps):
         if i in trial.boundaries:
             run.boundary(f"task at {i}")
         trial.step(i)
-    nonlinearity = dict(run._patient.monitor.nonlinearity)
-    facts = dataclasses.replace(run._engine.facts(ended=True), nonlinearity=nonlinearity).to_json()
+    nonlinearity = dict(run._network.observer.nonlinearity)
+    facts = dataclasses.replace(run._run.facts(ended=True), nonlinearity=nonlinearity).to_json()
     series = {v: _packed(layers) for v, layers in run.vitals().items() if v in vitals}
     run.detach()
     return StoredRun(name, seed, tuple(trial.expected), facts, list(trial.boundaries), series)
@@ -110,18 +112,14 @@ def alarms(runs: Iterable[StoredRun], conditions: Sequence | None = None) -> lis
     ]
 
 
-GRID: dict[tuple[str, str], tuple[float, ...]] = {
-    ("dormant-units", "warning"): tuple(np.round(np.arange(0.50, 0.96, 0.05), 2)),
-    ("saturated-units", "warning"): tuple(np.round(np.arange(0.50, 0.96, 0.05), 2)),
-    ("rank-collapse", "warning"): (2.5, 2.2, 2.0, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1),
-    ("vanishing-gradients", "warning"): tuple(10.0**-k for k in np.arange(3, 8.1, 0.5)),
-    ("exploding-gradients", "warning"): tuple(10.0**k for k in np.arange(1, 4.1, 0.25)),
-    ("oscillating-loss", "warning"): tuple(np.round(np.arange(0.1, 1.55, 0.1), 2)),
-    ("stalled-learning", "progress"): (0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.0),
-    ("loss-of-plasticity", "warning"): (0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),
-    ("loss-of-plasticity", "drop"): (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-}
-"""Threshold -> values from sensitive to insensitive. The first is as sensitive as makes sense."""
+def grid() -> dict[tuple[str, str], Measured]:
+    """Every threshold that is measured here: (condition, setting) -> how."""
+    return {
+        (name, spec.name): spec.metadata["measured"]
+        for name, condition in components("condition").items()
+        for spec in dataclasses.fields(condition)
+        if spec.metadata.get("measured")
+    }
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
@@ -131,13 +129,13 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """
     stored = json.loads(THRESHOLDS.read_text())
     runs = load("healthy")
-    for condition, name in GRID:
-        judged = [r for r in runs if _seen(r, condition, name)]
+    for (condition, name), threshold in grid().items():
+        judged = [r for r in runs if _seen(r, threshold.vital or find("condition", condition).reads[0])]
         half, held = [r for r in judged if r.seed % 2 == 0], [r for r in judged if r.seed % 2]
         trial, _ = _quietest(condition, name, half)
         false = alarms(held, [_alone(condition, name, trial)])
         chosen, first = _quietest(condition, name, judged)
-        entry = stored["conditions"][condition][name]
+        entry = stored["conditions"].setdefault(condition, {}).setdefault(name, {})
         entry["value"] = float(f"{chosen:.4g}")
         entry["how"] = f"corpus: no alarm on {len(judged)} runs from {first:.3g} on; one grid step further out"
         entry["corpus"] = {
@@ -150,24 +148,23 @@ def calibrate(arguments: argparse.Namespace) -> None:
     THRESHOLDS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
-def _seen(run: StoredRun, condition: str, name: str) -> bool:
-    lead = "plasticity" if name == "drop" else find("condition", condition).reads[0]
+def _seen(run: StoredRun, lead: str) -> bool:
     values = run.series.get(lead, {"layers": {}})["layers"].values()
     return any(v is not None for series in values for v in (series if isinstance(series, list) else [series]))
 
 
 def _quietest(condition: str, name: str, runs: Sequence[StoredRun]) -> tuple[float, float]:
     """The threshold, and the first grid value without an alarm."""
-    grid = GRID[condition, name]
-    quiet = (i for i, value in enumerate(grid) if not alarms(runs, [_alone(condition, name, value)]))
-    first = next(quiet, len(grid) - 1)
-    return grid[min(first + 1, len(grid) - 1)], grid[first]
+    values = grid()[condition, name].grid
+    quiet = (i for i, value in enumerate(values) if not alarms(runs, [_alone(condition, name, value)]))
+    first = next(quiet, len(values) - 1)
+    return values[min(first + 1, len(values) - 1)], values[first]
 
 
 def _alone(condition: str, name: str, value: float):
     """The condition with this threshold at `value` and no other threshold able to raise an alarm."""
     cls = find("condition", condition)
-    others = {k: 1.0 if k == "drop" else cls.knob_specs()[k].high for c, k in GRID if c == condition and k != name}
+    others = {k: 1.0 if k == "drop" else cls.knob_specs()[k].high for c, k in grid() if c == condition and k != name}
     same = {k: value for k in ("info", "critical") if k in cls.knob_specs()} if name == "warning" else {}
     return cls(**others, **same, **{name: value})
 
@@ -194,12 +191,15 @@ def table(arguments: argparse.Namespace) -> None:
     """The thresholds as the Markdown table of docs/findings.md."""
     print("| condition | threshold | value | clears at | held-out false alarms | how it was set |")
     print("|---|---|---|---|---|---|")
-    for condition, limits in sorted(json.loads(THRESHOLDS.read_text())["conditions"].items()):
-        for name, entry in limits.items():
-            corpus = entry.get("corpus")
+    measured = json.loads(THRESHOLDS.read_text())["conditions"]
+    for condition, cls in components("condition").items():
+        for spec in (s for s in dataclasses.fields(cls) if "ease" in s.metadata):
+            value, ease = spec.default, spec.metadata["ease"]
+            corpus = measured.get(condition, {}).get(spec.name, {}).get("corpus")
             alarms = f"{corpus['false']} of {corpus['held_out']} (at {corpus['half']:g})" if corpus else ""
-            clears = f"{entry['value'] * entry.get('ease', 1):.3g}" if entry.get("ease", 1) != 1 else ""
-            print(f"| `{condition}` | {name} | {entry['value']:g} | {clears} | {alarms} | {entry['how']} |")
+            clears = f"{value * ease:.3g}" if ease != 1 else ""
+            how = spec.metadata["knob"].source
+            print(f"| `{condition}` | {spec.name} | {value:g} | {clears} | {alarms} | {how} |")
 
 
 def main() -> None:

@@ -1,19 +1,22 @@
-"""`kill -9` at random moments: does every record open, what is lost, and is every resumed run bit for bit the twin's?
+"""`kill -9` at random moments: checks that records open, how much is lost, and that resumed runs are bit-exact.
 
     python benchmarks/kills.py --kills 200
 
 A training run (dropout, Adam, a scheduler, continual backprop, four vitals at every step, a checkpoint every 7 steps)
-is killed once or twice at random moments of its life, from before the record exists to after the last step, and then
-resumed from its last checkpoint until it ends. Compared with an uninterrupted twin: parameters, buffers, optimizer
+is killed one to four times, from before the record exists to after the last step, and then resumed from its last
+checkpoint until it ends. In every second run the moment is random. In the others the record is written at every step,
+and the kill waits until a write is under way. Compared with an uninterrupted twin: parameters, buffers, optimizer
 state, scheduler, random streams, what Homeostat remembers, and every value in the record. After every kill the record
 must open, and the checkpoint, if there is one yet, must be whole.
 
-Seconds lost: from the last step that was completed before the kill back to the last step in the record.
+Seconds lost (random moments only): from the last step that was completed before the kill back to the last step in the
+record. Every 50 kills, and when it is interrupted, the benchmark prints what it has seen so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import random
 import select
@@ -23,7 +26,6 @@ import struct
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,10 @@ import torch
 from torch import nn
 
 import homeostat
-from homeostat.record import list_runs, open_record
-from homeostat.shell.checkpoint import Checkpoint
-from homeostat.shell.codec import Encoder
-from homeostat.shell.safefile import digest
+from homeostat import CheckpointOptions
+from homeostat.record import RunRecord, list_runs, open_record, writer
+from homeostat.shell.checkpoint.checkpoint import Checkpoint
+from homeostat.shell.checkpoint.encoding import Encoder, digest
 
 STEPS, CHECKPOINT_EVERY, PAUSE = 80, 7, 0.02
 TREATMENT = "continual-backprop:replacement_rate=0.01,maturity_threshold=20"
@@ -56,10 +58,12 @@ def train(folder: Path, beat: int | None = None) -> str:
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     path = folder / "checkpoint.safetensors"
+    kept = CheckpointOptions(
+        resume=path if path.exists() else None, save=path, every=CHECKPOINT_EVERY, extra={"scheduler": scheduler}
+    )
     run = homeostat.attach(
-        model, optimizer, treatments=[TREATMENT], vitals=VITALS, every=1, record=folder, extra={"scheduler": scheduler},
-        resume=path if path.exists() else None, checkpoint=path, checkpoint_every=CHECKPOINT_EVERY,
-    )  # fmt: skip
+        model, optimizer, treatments=[TREATMENT], vitals=VITALS, every=1, record=folder, checkpoint=kept
+    )
     for step in range(run.steps + 1, STEPS + 1):
         inputs = torch.randn(32, 12)
         optimizer.zero_grad()
@@ -76,7 +80,7 @@ def train(folder: Path, beat: int | None = None) -> str:
 
 def fingerprint(run: Any, *parts: Any) -> str:
     """SHA-256 of everything that training ended with, times apart."""
-    state = {k: v for k, v in run.state_dict().items() if k not in ("spent", "wall_seconds")}
+    state = {k: v for k, v in run.state_dict().items() if k not in ("spent", "wall_seconds", "credit")}
     encoder = Encoder()
     node = encoder.encode(
         {"homeostat": state, "vitals": run.vitals(), "random": torch.get_rng_state(),
@@ -90,6 +94,7 @@ class Tally:
     """What was seen so far."""
 
     kills: int = 0
+    in_write: int = 0
     runs: int = 0
     records: int = 0
     opened: int = 0
@@ -99,11 +104,26 @@ class Tally:
     lost: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        lost = self.lost or [0.0]
+        lines = [
+            f"{self.kills} kills ({self.in_write} in mid-write) in {self.runs} runs: {self.opened} of {self.records} "
+            f"records opened, at most {max(lost):.2f} s lost (mean {sum(lost) / len(lost):.2f} s), {self.whole} of "
+            f"{self.checkpoints} checkpoints whole, {self.exact} of {self.runs} resumed runs bit-exact",
+            *(f"  {self.wrong.count(line)} x {line}" for line in dict.fromkeys(self.wrong)),
+        ]
+        return "\n".join(lines)
+
 
 class Life:
-    """A training process: forked, so that importing torch is paid for once."""
+    """A training process: forked, so that importing torch is paid for once.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        always_writing: write the record at every step instead of once a second.
+    """
+
+    def __init__(self, folder: Path, always_writing: bool = False) -> None:
+        self._writing = mmap.mmap(-1, 1)  # shared with the child
         self._read, write = os.pipe()
         self._result = folder / "fingerprint"
         self.beats: dict[int, float] = {}
@@ -112,6 +132,9 @@ class Life:
             code = 1
             try:
                 os.close(self._read)
+                self._show_writing()
+                if always_writing:
+                    writer.FLUSH_SECONDS = 0.0
                 self._result.write_text(train(folder, write))
                 code = 0
             except BaseException:
@@ -119,6 +142,29 @@ class Life:
             finally:
                 os._exit(code)
         os.close(write)
+
+    def _show_writing(self) -> None:
+        """In the child: let the parent see when the record is being written."""
+        flush = RunRecord.flush
+
+        def shown(record: RunRecord) -> None:
+            self._writing[0] = 1
+            try:
+                flush(record)
+            finally:
+                self._writing[0] = 0
+
+        RunRecord.flush = shown  # type: ignore[method-assign]
+
+    @property
+    def writing(self) -> bool:
+        return self._writing[0] == 1
+
+    def await_writing(self, seconds: float) -> None:
+        """Wait until a write is under way; give up after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.writing and time.monotonic() < deadline:
+            time.sleep(5e-5)
 
     def until(self, deadline: float | None) -> bool:
         """Follow it; whether it ended by itself before the deadline."""
@@ -151,26 +197,25 @@ class Life:
         return self._result.read_text() if self._result.exists() else ""
 
 
-def lifetimes(chance: random.Random, length: float) -> Iterator[float | None]:
-    """When to kill each life of one run: once or twice, then never."""
-    for _ in range(chance.choice((1, 1, 2))):
-        yield chance.uniform(0, length)
-    yield None
-
-
 def one_run(folder: Path, chance: random.Random, length: float, tally: Tally, twin: str) -> None:
     """Train, kill, look, resume, compare."""
-    for seconds in lifetimes(chance, length):
-        life = Life(folder)
-        ended = life.until(None if seconds is None else time.monotonic() + seconds)
-        if ended:
-            code = life.end()
-            if code:
+    aimed, kills, done = tally.runs % 2 == 1, chance.randint(1, 4), 0
+    while True:
+        life = Life(folder, aimed)
+        left = chance.uniform(0, length * (1 - done / STEPS))
+        if life.until(time.monotonic() + left if kills else None):
+            if code := life.end():
                 tally.wrong.append(f"a resumed process ended with {code}")
             break
+        if aimed:
+            life.await_writing(0.1)
         life.kill()
+        kills, done = kills - 1, max([done, *life.beats])
         tally.kills += 1
-        inspect(folder, life.beats, tally)
+        tally.in_write += life.writing
+        inspect(folder, {} if aimed else life.beats, tally)
+        if tally.kills % 50 == 0:
+            print(tally, flush=True)
     tally.runs += 1
     tally.exact += life.fingerprint == twin
     if life.fingerprint != twin:
@@ -205,7 +250,7 @@ def inspect(folder: Path, last: dict[int, float], tally: Tally) -> None:
 
 
 def main() -> int:
-    """Prints one line; 1 when something was lost that must not be."""
+    """Prints what was seen; 1 when something was lost that must not be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -228,17 +273,12 @@ def main() -> int:
             folder.mkdir()
             one_run(folder, chance, length, tally, twin)
             shutil.rmtree(folder)
+    except KeyboardInterrupt:
+        pass
     finally:
         shutil.rmtree(base)
-    lost = tally.lost or [0.0]
-    print(
-        f"{tally.kills} kills in {tally.runs} runs of {length:.1f} s: {tally.opened} of {tally.records} records opened,"
-        f" at most {max(lost):.2f} s lost (mean {sum(lost) / len(lost):.2f} s), {tally.whole} of {tally.checkpoints} "
-        f"checkpoints whole, {tally.exact} of {tally.runs} resumed runs bit-exact"
-    )
-    for line in dict.fromkeys(tally.wrong):
-        print(f"  {tally.wrong.count(line)} x {line}")
-    return int(bool(tally.wrong) or max(lost) > 2.0)
+    print(tally)
+    return int(bool(tally.wrong) or max(tally.lost, default=0.0) > 2.0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What it costs to have the default vitals attached: the same training loop bare and attached, in turn.
+"""Overhead of the default vitals: the same training loop bare and attached, alternating.
 
 A 3x512 ReLU MLP on 784 inputs, SGD, one thread, at batch 64 and batch 1. Each round trains a bare network and an
-attached one; the ratio is taken round by round and the median quoted, by processor time (what the loop costs, whoever
-else is on the machine) and by wall time. Attaching itself (tracing the network, once per run) is reported apart.
+attached one. The median of the ratios of all rounds is reported for processor time, which other load on the machine
+hardly affects, and for wall time. The cost of attaching (tracing the network, once per run) is reported separately.
 
     python benchmarks/overhead.py [--rounds 7] [--steps 1500] [--json FILE]
 """
@@ -40,7 +40,7 @@ def train(batch: int, steps: int, attached: bool) -> tuple[float, float, float]:
     spent = time.process_time() - cpu, time.perf_counter() - wall
     tracing = 0.0
     if run is not None:
-        tracing = sum(p.anatomy.seconds for p in run._engine.patients)
+        tracing = sum(p.tracing.seconds for p in run._run.networks)
         run.detach()
     return *spent, tracing
 

@@ -1,9 +1,9 @@
-"""What it costs to have SAC measured by the callback: two agents that learn in turn, one bare and one measured.
+"""Overhead of the callback for SAC: a bare agent and a measured agent learn in turn.
 
-SAC with its default networks (2x256) and batch (256) on Pendulum-v1, one thread. The agents are the same and take turns
-of `--turn` environment steps, which of them first changes from turn to turn, so that what else happens on the machine
-meets both alike. The figure is the measured agent's whole processor time over the bare one's; its interval is that of
-the turns drawn anew (bootstrap, 95%). Getting to know the networks, once per run, is reported apart.
+SAC with its default networks (2x256) and batch (256) on Pendulum-v1, one thread. The agents are equal and take turns of
+`--turn` environment steps; the first agent alternates, so that other load on the machine affects both alike. The
+reported overhead is the ratio of the total processor times, with a 95% bootstrap interval over the turns. The cost of
+attaching the networks, once per run, is reported separately.
 
     python benchmarks/sac.py [--turns 40] [--turn 50] [--json FILE]
 """
@@ -49,7 +49,7 @@ def measure(turns: int, steps: int) -> dict[str, Any]:
             for measured in (turn % 2 == 0, turn % 2 == 1):
                 done[measured] = seconds(seen, steps, callback) if measured else seconds(bare, steps, None)
             rows.append((*done[False], *done[True]))
-        once = sum(p.anatomy.seconds for p in callback._seen.engine.patients)
+        once = sum(p.tracing.seconds for p in callback._seen.run.networks)
     table = np.array(rows)
     return {
         "turns": turns,

@@ -1,4 +1,4 @@
-"""What it costs to find the units of a transformer: processor seconds and forward passes, once, when a run begins.
+"""Cost of tracing the units of a transformer, once per run: processor seconds and forward passes.
 
     python benchmarks/tracing.py [--layers 6 --width 384 --vocabulary 256] [--gpt2]
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homeostat.shell.graph import trace_units
+from homeostat.shell.unit_graph.trace import trace_units
 
 
 class Block(nn.Module):

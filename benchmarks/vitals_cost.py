@@ -1,7 +1,7 @@
-"""What each vital costs on a 784-512-512-512-10 ReLU network at batch 64 and batch 1.
+"""Cost of each vital on a 784-512-512-512-10 ReLU network at batch 64 and batch 1.
 
-Every round times one bare training step (Adam) and one measurement of each vital, one after the other, so that a busy
-machine slows all alike; the median over rounds is reported, in milliseconds and as a share of the step.
+Every round times one bare training step (Adam) and one measurement of each vital, one after the other, so that load on
+the machine affects all alike. The median over rounds is reported, in milliseconds and as a share of the step.
 
     python benchmarks/vitals_cost.py [--rounds 30] [--json FILE]
 """
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from homeostat.core.component import components
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Readings
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Readings
 from homeostat.core.vital import Vital
 
 PROBE_SAMPLES = 64

@@ -1,4 +1,4 @@
-"""A small network reads handwritten digits, while now and then the names of the digits are exchanged."""
+"""Train a small network on handwritten digits whose labels are permuted for every task."""
 
 import argparse
 
@@ -20,10 +20,10 @@ class Reader(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=60, help="how often the digits get new names")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the images between two changes")
+    parser.add_argument("--tasks", type=int, default=60, help="number of tasks")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs per task")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
-    parser.add_argument("--batch", type=int, default=32, help="images a step")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
     parser.add_argument("--width", type=int, default=100, help="units in each hidden layer")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

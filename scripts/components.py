@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pages import keep
 
-from homeostat.core.component import Component, components, kinds
+from homeostat.core.component import Component, cites, components, kinds
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "components.md"
 HEAD = """# Components
@@ -73,11 +73,6 @@ def facts_of_vital(component: type) -> str:
         f"Range {low} to {high}; worse when {component.worse}; counts {component.unit or 'nothing'}; "
         f"cost {component.cost}; reads {needs}; {'on by default' if component.default else 'on request'}."
     ).replace("worse when neither", "no direction is worse")
-
-
-def cites(component: type[Component]) -> tuple[object, ...]:
-    found = getattr(component, "cite", ())
-    return found if isinstance(found, tuple) else (found,)
 
 
 def settings(component: type[Component]) -> list[dataclasses.Field]:

@@ -12,8 +12,8 @@ from typing import Any
 from pages import keep
 
 from homeostat.catalogue import verdict_of
-from homeostat.core.component import components
-from homeostat.studies.study import Study
+from homeostat.core.component import cites, components
+from homeostat.studies.lab.study import Study
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PLOTS = DOCS / "gallery.md", DOCS / "images" / "gallery"
@@ -45,8 +45,7 @@ def page() -> str:
 
 def section(study: type[Study], verdict: dict[str, Any]) -> str:
     """One study: claim, what was done, plot, expectations with what was seen, remarks, and the command."""
-    cites = study.cite if isinstance(study.cite, tuple) else (study.cite,)
-    lines = [f"## {study.name}", "", f"> {verdict['claim']}", "", *(f"- {cite}" for cite in cites), ""]
+    lines = [f"## {study.name}", "", f"> {verdict['claim']}", "", *(f"- {cite}" for cite in cites(study)), ""]
     lines += [inspect.getdoc(study) or "", ""]
     lines += [f"![{study.name}: {verdict['verdict']}](images/gallery/{study.name}.svg)", ""]
     lines += [f"**{verdict['verdict']}** with {len(verdict['seeds'])} seeds.", ""]

@@ -20,13 +20,13 @@ from homeostat.testing.check import check_component, kinds_with_laws, laws_of_ki
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "laws.md"
 HEAD = """# Laws
 
-What every component obeys, and which component obeys what. A law is a small named check. `homeostat check NAME` runs
-them on a component of this library, `homeostat check FILE.py` or `homeostat check PACKAGE.MODULE:NAME` on anybody's;
-`homeostat.testing.check_component` does the same from Python. A component that is known not to keep a law declares it
-with the reason, and the declaration becomes an error on the day on which the law is kept.
+A law is a small named check that every component of a kind must pass. `homeostat check NAME` checks a component of this
+library, `homeostat check FILE.py` or `homeostat check PACKAGE.MODULE:NAME` your own;
+`homeostat.testing.check_component` does the same from Python. A component that is known not to satisfy a law declares
+this with the reason. A declaration is an error if the law is satisfied.
 
-In the grids below, ✓ means kept, **d** declared as not kept, · that the law asks nothing of this component (the reasons
-follow the grid), and **✗** broken. This page is written by `make evidence` from the checks' own outcomes and words.
+In the grids below, ✓ means satisfied, **d** declared as not satisfied, · does not apply (the reasons follow the grid),
+and **✗** broken. `make evidence` writes this page from the results of the checks.
 """
 MARKS = {"passed": "✓", "declared": "**d**", "skipped": "·", "failed": "**✗**"}
 
@@ -66,7 +66,10 @@ def mark(found: Mapping[str, Any], law: str) -> str:
 
 def summary() -> str:
     """How many laws and components of each kind there are, and what came out."""
-    lines = ["| kind | laws | components | kept | declared | do not apply | broken |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| kind | laws | components | satisfied | declared | do not apply | broken |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for kind, own in ours().items():
         marks = [mark(outcome(c), law) for c in own for law in laws_of_kind(kind)]
         counts = [str(marks.count(MARKS[key])) for key in ("passed", "declared", "skipped", "failed")]

@@ -1,4 +1,4 @@
-"""Rules of the house: what every module and every component keeps to, whoever wrote it."""
+"""Rules for every module and every component of the project."""
 
 import ast
 import doctest
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import homeostat
-from homeostat.core.component import Cite, components, kinds
+from homeostat.core.component import PACKAGES, Cite, cites, components, kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
@@ -59,12 +59,23 @@ def offers_names(text: str) -> bool:
     return any(isinstance(n, ast.ImportFrom) and (n.module or "").startswith("homeostat") for n in ast.parse(text).body)
 
 
+def test_no_two_classes_have_one_name():
+    found: dict[str, list[str]] = {}
+    for name, text in TEXT.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+
+
 def test_every_module_says_what_it_is_for():
     assert [name for name, text in TEXT.items() if not ast.get_docstring(ast.parse(text))] == []
 
 
 def test_no_file_is_longer_than_400_lines():
-    assert {name: n for name, text in TEXT.items() if (n := len(text.splitlines())) > 400} == {}
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in files}
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
 
 
 def test_text_names_no_place_outside_the_project():
@@ -93,10 +104,10 @@ def test_base_install_is_enough_to_import_everything():
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=by_name)
 def test_component_cites_explains_and_shows_itself(component):
-    cites = getattr(component, "cite", None)
-    cites = cites if isinstance(cites, tuple) else (cites,)
-    assert cites
-    for cite in cites:
+    assert component.__module__.startswith(f"homeostat.{PACKAGES[component.kind]}."), "it is looked for there"
+    found = cites(component)
+    assert found
+    for cite in found:
         assert isinstance(cite, Cite)
         assert cite.authors
         assert cite.title

@@ -1,6 +1,9 @@
 """What the README and the docs show can be typed as it stands."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,17 @@ def test_commands_and_their_options_exist(name, tail):
     assert shown.exit_code == 0, shown.output
     asked = re.findall(r"(?<!\S)--[a-z]+", tail.partition(".py")[0])
     assert [option for option in asked if option not in shown.output] == []
+
+
+def test_the_first_example_prints_what_the_readme_shows(tmp_path):
+    shown = blocks((ROOT / "README.md").read_text("utf-8"), "")[1]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "homeostat", "run", str(ROOT / "examples" / "softmax_twice.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and "epoch 9" in done.stdout
+    printed = re.sub(r"since step \d+", "", done.stderr)
+    assert shown.count("\n") > 5
+    assert [line for line in re.sub(r"since step \d+", "", shown).splitlines() if line not in printed] == []
 
 
 def test_every_page_is_found_from_the_index():

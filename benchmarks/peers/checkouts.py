@@ -1,6 +1,6 @@
-"""Methods that no registry serves, run from a checkout that the user has: `--checkout NAME=FOLDER`.
+"""Methods that are not packaged, run from a user's checkout: `--checkout NAME=FOLDER`.
 
-Nothing of them is in this repository; without the folder they are left out.
+This repository contains none of their code; without a checkout they are skipped.
 """
 
 from __future__ import annotations

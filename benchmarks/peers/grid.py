@@ -1,4 +1,4 @@
-"""The checks by name, and one method put to all of them."""
+"""The checks by name, and a function that runs all of them on one method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNITS, ALL, MODULES = ("units",), ("units", "weights"), ("modules",)
 
 @dataclass(frozen=True)
 class Check:
-    """A named question; `kinds` are the kinds of methods that it can be asked of."""
+    """A named check; `kinds` are the kinds of methods that it applies to."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ CHECKS = (
 
 
 def put(check: Check, method: Method) -> Outcome:
-    """Ask one check of a method; what the method raises is its refusal, in its own words."""
+    """Run one check on a method; an error raised by the method counts as its refusal."""
     if method.kind not in check.kinds:
         return Outcome(Outcome.NOT_APPLICABLE, f"not asked of a method that works on {method.kind}")
     if check.name in method.not_for:
@@ -86,10 +86,10 @@ REFUSABLE = frozenset(
         "scaler",
     }
 )
-"""Where saying no is an answer: optimizers, networks and loops that a method does not serve."""
+"""Checks for which a refusal is a valid result: optimizers, networks and loops that a method does not support."""
 
 ACCIDENTS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError)
-"""Errors that nobody raises to say no; they stop the run all the same."""
+"""Errors that are not deliberate refusals, but stop the run too."""
 
 
 def put_all(method: Method) -> dict[str, Outcome]:

@@ -1,4 +1,4 @@
-"""What a method has to offer to be put to the checks: one class to derive from, one record to hand back."""
+"""The interface between methods and checks: a base class for methods, and the record of a treated network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Method(ABC):
 
     Attributes:
         title: as printed.
-        note: what a reader has to know to read its results rightly.
+        note: context that a reader needs for its results.
         kind: "units" (resets chosen units), "weights" (touches all weights), "modules" (puts new modules in).
         origin: where it comes from, with the version.
         takes_sequential: whether networks may hold activations as modules.

@@ -1,8 +1,8 @@
-"""Put every method to every check; write the answers to results.json and the tables into docs/peers.md.
+"""Run every check on every method; write the results to results.json and the tables into docs/peers.md.
 
     python -m benchmarks.peers.run [--checkout NAME=FOLDER[@COMMIT] ...] [--docs docs/peers.md] [--json FILE]
 
-Methods whose package is not installed, or whose checkout is not given, are left out and named.
+Methods whose package is not installed, or whose checkout is not given, are skipped with a message.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def details(entry: dict[str, Any]) -> list[str]:
 
 
 def page(report: dict[str, Any]) -> str:
-    """What stands between the markers of the page."""
+    """The generated part of the page, between the markers."""
     head = f"Run on {report['date']} with torch {report['torch']}, Python {report['python']}, on the CPU, one thread."
     lines = [head, "", *table(report["methods"], False), "", *table(report["methods"], True), ""]
     for entry in report["methods"]:
@@ -94,7 +94,7 @@ def page(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Ask, write, print."""
+    """Run the checks, write the results, print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER[@COMMIT]")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")

@@ -1,4 +1,4 @@
-"""What a method did in a step, seen from outside: the treated step beside the same step of an untreated twin."""
+"""Observes the effect of a method in a step, by comparison with the same step of an untreated twin."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A resetter with the pairing given by hand, and on request one deliberate mistake: every check has to notice its own.
+"""A resetter with hand-written unit groups and one optional deliberate mistake, which tests the checks.
 
-Not a method that anybody published: it exists so that the checks can be checked. Without a mistake it passes them all.
+It is not a published method. Without a mistake it passes all checks; every mistake must fail the matching checks.
 """
 
 from __future__ import annotations

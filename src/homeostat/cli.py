@@ -12,15 +12,15 @@ from homeostat.commands.run import Ready
 
 __all__ = ["app", "main"]
 
-# the order in which help lists the commands
-for _subject in ("run", "records", "library", "compare", "check", "machine"):
+# the help lists the commands in this order
+for _subject in ("run", "records", "library", "compare", "check", "clinic", "new", "machine"):
     import_module(f"homeostat.commands.{_subject}")
 
 
 def main() -> None:
-    """Parse the command line and do what it says.
+    """Parse the command line and run the command.
 
-    A script given to `homeostat run` is started from here, outside of the parser and its handling of exceptions.
+    `homeostat run` starts its script here, outside of the parser and its exception handling.
     """
     _parse()()
 

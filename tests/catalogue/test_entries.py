@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from homeostat.catalogue import entries, entry, families, search
-from homeostat.catalogue.rows import shorten
+from homeostat.catalogue.entries import shorten
 from homeostat.core.errors import BadInput, UnknownName
 
 KINDS = {

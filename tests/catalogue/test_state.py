@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from homeostat.catalogue import entries, entry, evidence_of, standing, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue import entries, entry, evidence_of, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue import status as standing
 from homeostat.catalogue.evidence import Evidence, digest, write_evidence
 from homeostat.core import component as registry
 from homeostat.core.component import Component
@@ -20,8 +21,8 @@ FIELDS = {"components", "laws", "oracle", "study", "verdict"}
 @pytest.fixture
 def register(monkeypatch):
     """Registers throw-away components of a kind; the registry is as before afterwards."""
-    fresh = {kind: dict(named) for kind, named in registry._REGISTRY.items()}
-    monkeypatch.setattr(registry, "_REGISTRY", fresh)
+    fresh = {kind: dict(named) for kind, named in registry.REGISTRY.items()}
+    monkeypatch.setattr(registry, "REGISTRY", fresh)
 
     def make(name: str, of_kind: str, ids: tuple[str, ...] = (PAPER,)) -> type[Component]:
         label = name
@@ -153,4 +154,4 @@ def test_components_name_papers_that_exist(register):
 
 
 def test_a_component_without_source_has_no_digest():
-    assert digest(SimpleNamespace(__module__="no.such.module")) == ""  # type: ignore[arg-type]
+    assert digest(SimpleNamespace(__module__="no.such.module", kind="vital")) == ""  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from homeostat.cli import app
-from homeostat.core.component import _REGISTRY, discover
+from homeostat.core.component import REGISTRY, discover
 
 VITAL = '''
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ def _alone(tmp_path, monkeypatch):
     """In an empty folder, with a registry that is left as it was."""
     monkeypatch.chdir(tmp_path)
     discover()
-    kept = {kind: dict(names) for kind, names in _REGISTRY.items()}
+    kept = {kind: dict(names) for kind, names in REGISTRY.items()}
     yield tmp_path
-    _REGISTRY.clear()
-    _REGISTRY.update(kept)
+    REGISTRY.clear()
+    REGISTRY.update(kept)
 
 
 def run(*args, code=0):
@@ -90,13 +90,13 @@ def test_several_and_settings_and_kinds():
         (KEPT, "f.py:MyVitl", "did you mean 'MyVital'?"),
         (KEPT, "f.py:helper", "components in it: DormantUnits, MyVital"),
         (KEPT + "\nfrom homeostat.core.vital import Vital", "f.py:Vital", "is a contract"),
-        (VITAL.replace("FINISH", "needed: int"), "f.py:MyVital", "cannot be made without arguments"),
+        (VITAL.replace("FINISH", "needed: int"), "f.py:MyVital", "needs arguments"),
         ("", "g.py", "there is no file 'g.py'"),
         ("", "redoo", "did you mean 'redo'?"),
         ("", "pi:kq=1", "did you mean 'kp'"),
         ("", "pi --law bouned", "did you mean 'bounded'"),
         ("", "--all --kind vitl", "did you mean 'vital'?"),
-        ("", "pi --kind controller", "say --all"),
+        ("", "pi --kind controller", "use --all"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line_and_exit_code_2(tmp_path, text, target, said):

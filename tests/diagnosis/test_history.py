@@ -66,28 +66,10 @@ def test_robust_statistics_equal_scipy(values: np.ndarray) -> None:
     assert trends.median(values) == np.median(values)
 
 
-@settings(deadline=None)
-@given(floats)
-def test_running_moments_equal_the_batch_formula(values: np.ndarray) -> None:
-    moments = trends.Moments()
-    for value in [*values, math.nan]:
-        moments = moments.add(value)
-    assert moments.count == values.size
-    assert moments.variance == pytest.approx(np.var(values, ddof=1), rel=1e-6, abs=1e-3)
-
-
 def test_roughness_is_the_noise_and_not_the_trend() -> None:
     noise = np.random.default_rng(0).normal(0, 0.3, 4000)
     assert trends.roughness(noise + np.linspace(50, 0, 4000)) == pytest.approx(0.3, rel=0.05)
     assert trends.roughness(np.linspace(5, 1, 50)) == pytest.approx(0, abs=1e-12)
-
-
-def test_lag_one_autocorrelation_of_an_autoregressive_series() -> None:
-    rng, values = np.random.default_rng(1), [0.0]
-    for shock in rng.normal(size=5000):
-        values.append(0.8 * values[-1] + shock)
-    assert trends.lag1_autocorrelation(np.array(values)) == pytest.approx(0.8, abs=0.03)
-    assert math.isnan(trends.lag1_autocorrelation(np.ones(5)))
 
 
 def test_tau_limit_holds_its_error_rate() -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from homeostat.controllers import PI
-from homeostat.core.draw import Draw
+from homeostat.core.random import Draw
 from homeostat.objectives import (
     ClipCov,
     ClippedPolicyGradient,

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from homeostat.core.errors import BadSetting, RecordError
 from homeostat.core.finding import Finding, JournalEntry, Prescription
 from homeostat.record import RunRecord, json_schema, list_runs, open_record, to_json, write_json
-from homeostat.record.changes import changes
 from homeostat.record.schema import ABOUT
 
 DORMANT = Finding(
@@ -340,7 +339,7 @@ def test_a_run_goes_on_in_its_record_from_an_earlier_step(tmp_path):
 
 def test_a_record_is_taken_up_by_one_process_only_and_only_if_it_is_whole(tmp_path):
     first = filled(tmp_path)
-    with pytest.raises(RecordError, match="still going on in another process"):
+    with pytest.raises(RecordError, match="still running in another process"):
         RunRecord.resume(tmp_path, first.run)
     first.close()
     assert RunRecord.resume(tmp_path, "20990101-000000-nothing-0000") is None
@@ -365,36 +364,6 @@ def test_bad_names_are_refused():
         record.set_facts(seed=4)
     with pytest.raises(BadSetting, match="finished, failed, interrupted"):
         record.close("done")
-
-
-def test_events_say_what_changed():
-    worse = Finding("dormant-units", "critical", 40, ("fc1",))
-    wider = Finding("dormant-units", "critical", 40, ("fc1", "fc2"))
-    other = Finding("dormant-units", "info", 60, ("fc9",))
-    assert changes([DORMANT], [Finding("dormant-units", "warning", 40, ("fc1",), {"value": 0.4})]) == []
-    assert changes([DORMANT], [worse]) == [("severity", worse)]
-    assert changes([worse], [wider]) == [("layers", wider)]
-    assert changes([worse], [worse, wider]) == [("appeared", wider)]
-    assert changes([wider], [other]) == [("gone", wider), ("appeared", other)]
-
-
-SOME = st.builds(
-    Finding, st.sampled_from(["a", "b"]), st.sampled_from(["info", "warning"]), st.just(1),
-    st.sets(st.sampled_from(["x", "y", "z"])).map(lambda s: tuple(sorted(s))),
-)  # fmt: skip
-SETS = st.lists(SOME, max_size=5, unique_by=lambda f: (f.condition, f.layers))
-
-
-@given(SETS, SETS)
-@settings(deadline=None, max_examples=200)
-def test_events_account_for_every_finding(old, new):
-    found = changes(old, new)
-    kinds = [kind for kind, _ in found]
-    assert len(new) - len(old) == kinds.count("appeared") - kinds.count("gone")
-    assert all((f in new) if kind != "gone" else (f in old) for kind, f in found)
-    assert changes(new, new) == []
-    unsaid = [f for f in new if f not in [g for _, g in found]]
-    assert all(any(f == g for g in old) for f in unsaid)
 
 
 @given(st.floats(allow_nan=True) | st.none(), st.integers(0, 2**40))

@@ -17,10 +17,11 @@ from rich.console import Console
 from homeostat.core.errors import HomeostatError, RecordError
 from homeostat.core.finding import Finding, Prescription
 from homeostat.record import RunRecord, open_record, to_json
-from homeostat.report import print_summary, runs_table, words, write_report
+from homeostat.report import formatting as words
+from homeostat.report import print_summary, runs_table, write_report
 from homeostat.report.charts import finding_spans
-from homeostat.report.explain import vital_meanings
-from homeostat.report.lines import MOST_POINTS, PAGE_POINTS, binned, decades, thinned, worst_first
+from homeostat.report.descriptions import vital_meanings
+from homeostat.report.downsampling import MOST_POINTS, PAGE_POINTS, binned, decades, thinned, worst_first
 from homeostat.report.page import page
 
 
@@ -169,8 +170,8 @@ def test_an_unfinished_run_is_told_apart(tmp_path, monkeypatch):
     record.flush()
     monkeypatch.setattr("homeostat.record.reader.alive", lambda pid, birth: False)
     with open_record("last", tmp_path) as reader:
-        assert "was never closed and its process is gone" in Page(page(reader)).text
-        assert "never closed: its process is gone" in spoken(reader, 80)
+        assert "was not closed, and its process no longer exists" in Page(page(reader)).text
+        assert "not closed: its process no longer exists" in spoken(reader, 80)
         file = io.StringIO()
         Console(file=file, width=160).print(runs_table([reader.meta]))
         assert "unfinished" in file.getvalue() and reader.run in file.getvalue()

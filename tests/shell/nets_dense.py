@@ -10,7 +10,7 @@ from nets import Net, made
 from nets_expected import expect
 from torch import Tensor, nn
 
-from homeostat.treatments.layer_norm import with_norm
+from homeostat.treatments.normalization.layer_norm import with_norm
 
 OUT = {"out": "output"}
 

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 import homeostat
+from homeostat import MeasureOptions
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
-from homeostat.shell.clock import CLOCK
-from homeostat.shell.losses import LOSSES
+from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS
+from homeostat.shell.hooks.step_hooks import STEP_HOOKS
+from homeostat.vitals import DormantUnits
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -70,17 +72,17 @@ def test_detaching_leaves_no_trace_and_copies_are_never_captured():
     torch.save(model, buffer)
     buffer.seek(0)
     loaded = torch.load(buffer, weights_only=False)
-    captured = {k: len(v) for k, v in run._patient.monitor.capture._sinks.items()}
+    captured = {k: len(v) for k, v in run._network.observer.capture._sinks.items()}
     for other in (twin, loaded):
         other(torch.randn(4, 8)).sum().backward()
-    assert {k: len(v) for k, v in run._patient.monitor.capture._sinks.items()} == captured
+    assert {k: len(v) for k, v in run._network.observer.capture._sinks.items()} == captured
     run.detach()
     run.detach()
     for name, module in model.named_modules():
         assert not module._forward_hooks and not module._forward_pre_hooks, name
         assert vars(module).keys() == before[name].keys()
     assert hooks == (torch.autograd.backward, torch.amp.GradScaler.scale, torch.amp.GradScaler.step)
-    assert not CLOCK._handles and not LOSSES._originals
+    assert not STEP_HOOKS.installed and not BACKWARD_HOOKS._originals
     pickle.dumps(model)
 
 
@@ -139,7 +141,7 @@ def test_a_skipped_scaler_step_is_no_step():
             scaler.step(optimizer)
             scaler.update()
         assert run.steps == 2
-        assert run._engine.facts().skipped_steps == 1 and run._engine.facts().loss_scaled
+        assert run._run.facts().skipped_steps == 1 and run._run.facts().loss_scaled
         assert all(v is not None and abs(v) < 1e3 for _, v in run.vitals()["loss"]["network"])
 
 
@@ -158,8 +160,6 @@ def test_evaluation_between_steps_is_not_the_training_step():
 
 
 def test_an_internal_error_ends_only_the_vital_that_failed(monkeypatch):
-    from homeostat.vitals import DormantUnits
-
     def broken(self, readings):
         raise RuntimeError("a bug")
 
@@ -198,7 +198,7 @@ def test_several_optimizers_over_one_model_make_one_step_together():
         (lambda m, o: homeostat.attach(m, o, vitals=["dorment-units"]), UnknownName, "'dormant-units'"),
         (lambda m, o: homeostat.attach(m, o, treatments=["redoo"]), UnknownName, "'redo'"),
         (lambda m, o: homeostat.attach(m, o, treatments=["l2-init:strength=-1"]), BadSetting, "strength"),
-        (lambda m, o: homeostat.attach(m, o, budget=2.0), BadSetting, "budget"),
+        (lambda m, o: homeostat.attach(m, o, measure=MeasureOptions(budget=2.0)), BadSetting, "budget"),
         (
             lambda m, o: homeostat.attach(m, o, probe=((torch.ones(2, 5), None), lambda a, b: a.sum())),
             BadInput,
@@ -218,7 +218,7 @@ def test_bad_input_is_refused_in_words_and_leaves_nothing_behind(wrong, error, w
     with pytest.raises(error) as caught:
         wrong(model, optimizer)
     assert words in str(caught.value)
-    assert not CLOCK._listeners and not any(m._forward_pre_hooks for m in model.modules())
+    assert not STEP_HOOKS._listeners and not any(m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_resumed_treated_run_continues_bit_exactly():
@@ -274,3 +274,17 @@ def test_memory_of_a_detached_run_is_given_back():
     del model, optimizer, run
     gc.collect()
     assert not any(id(o) == held and isinstance(o, nn.Sequential) for o in gc.get_objects())
+
+
+def test_a_vital_is_asked_for_by_name_by_text_or_as_an_object():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    asked = [DormantUnits(tau=1.0), "hessian-trace:draws=4", "loss", "loss"]
+    with homeostat.attach(model, optimizer, vitals=asked, every=1) as run:
+        step(model, optimizer)
+    assert {"dormant-units", "loss"} <= set(run.vitals())
+    assert max(value for _, value in run.vitals()["dormant-units"]["0"]) > 0.3
+    with pytest.raises(BadSetting, match="named twice"):
+        homeostat.attach(model, optimizer, vitals=[DormantUnits(tau=0.5), "dormant-units"])
+    with pytest.raises(BadSetting, match="vital objects"):
+        homeostat.attach(model, optimizer, vitals=[DormantUnits])

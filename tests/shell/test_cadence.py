@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeostat.shell.cadence import Cadence
+from homeostat.shell.observe.cadence import START_UP_STEPS, Cadence, Credit
 from homeostat.vitals import DormantUnits, EffectiveRank, GradientNorm, Sharpness
 
 VITALS = [DormantUnits(), GradientNorm(), EffectiveRank(), Sharpness()]
@@ -51,3 +53,43 @@ def test_fixed_cadences_do_not_move_with_cost():
             c.learn(dict.fromkeys(NAMES, 1.0), 1.0, 1e-3, 3.0)
     assert cadence.every("dormant-units") == 50
     assert set(whole.cadences().values()) == {7}
+
+
+def simulated(
+    cadence: Cadence, price: dict[str, float], step_seconds: float, budget: float, steps: int
+) -> Counter[str]:
+    """Readings of each vital in a run whose vitals cost this much."""
+    readings, spent, paid, step = Counter[str](), 0.0, 0.0, 0
+    while (step := cadence.next_due(step)) <= steps:
+        due = cadence.due(step)
+        readings.update(due)
+        costs = {name: price[name] for name in due}
+        spent += sum(costs.values())
+        paid += cadence.pay(step, costs, 0.0)
+        cadence.learn(costs, 0.0, step_seconds, (spent - paid) / (budget * step * step_seconds))
+    return readings
+
+
+def test_a_short_run_is_read_about_sixty_times_in_two_thousand_steps():
+    price = dict(zip(NAMES, (2e-3, 2e-3, 5e-3, 0.5), strict=True))
+    readings = simulated(Cadence(VITALS, 0.02, credit=Credit(1.0)), price, 1e-4, 0.02, START_UP_STEPS)
+    assert 60 <= readings["dormant-units"] <= 66 and readings["effective-rank"] >= 11 and readings["sharpness"] == 1
+    early = [step for step in range(1, 33) if "dormant-units" in Cadence(VITALS, 0.02, credit=Credit(1.0)).due(step)]
+    assert {1, 2, 4, 8, 16, 32} <= set(early)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cheap=st.floats(1e-4, 1.0), step_seconds=st.floats(1e-5, 0.1))
+def test_start_up_readings_stay_within_the_credit(cheap, step_seconds):
+    credit, price = Credit(1.0), dict(zip(NAMES, (cheap, cheap, 2 * cheap, 1.0), strict=True))
+    simulated(Cadence(VITALS, 0.02, credit=credit), price, step_seconds, 0.02, 3000)
+    assert credit.used <= credit.seconds + 4 * cheap
+
+
+def test_networks_share_one_credit_and_what_feeds_controllers_has_no_start_up_readings():
+    credit = Credit(1.0)
+    first, second = (Cadence(VITALS, 0.02, fixed={"dormant-units": 50}, credit=credit) for _ in range(2))
+    assert "gradient-norm" in second.due(8) and "dormant-units" not in second.due(8)
+    first.pay(4, {"gradient-norm": 0.9}, 0.2)
+    assert second.due(8) == () and second.next_due(1) == 10
+    assert Cadence(VITALS, 0.02, every=7, credit=Credit(1.0)).next_due(1) == 7

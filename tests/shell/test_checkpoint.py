@@ -10,8 +10,9 @@ from torch import nn
 from training_scripts import Net, Script, assert_same
 
 import homeostat
+from homeostat import CheckpointOptions
 from homeostat.core.errors import BadInput, BadSetting, CheckpointError
-from homeostat.shell.clock import CLOCK
+from homeostat.shell.hooks.step_hooks import STEP_HOOKS
 
 
 class Other(nn.Module):
@@ -32,20 +33,23 @@ def saved(tmp_path_factory):
     return path
 
 
+PI_ON_LR = "pi:vital=loss,knob=lr,every=4"
+
+
 def attempt(path, model=None, optimizer=torch.optim.Adam, **changes):
     model = model or Net()
     built = optimizer(model.parameters(), 1e-2)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(built, [5], 0.5)
-    options = {"treatments": ["layer-norm-insertion", "l2-init"], "extra": {"scheduler": scheduler},
-               "controllers": ["pi:vital=loss,knob=lr,every=4"], **changes}  # fmt: skip
+    options = {"treatments": ["layer-norm-insertion", "l2-init"], "controllers": [PI_ON_LR], **changes}
+    kept = {"extra": {"scheduler": scheduler}} | options.pop("checkpoint", {})
     before = copy.deepcopy([model.state_dict(), built.state_dict(), scheduler.state_dict(), str(model)])
     streams = torch.get_rng_state()
-    listeners = list(CLOCK._listeners)
+    listeners = list(STEP_HOOKS._listeners)
     try:
-        homeostat.attach(model, built, resume=path, **options).detach()
+        homeostat.attach(model, built, checkpoint=CheckpointOptions(resume=path, **kept), **options).detach()
     finally:
         assert_same(before, [model.state_dict(), built.state_dict(), scheduler.state_dict(), str(model)])
-        assert torch.equal(streams, torch.get_rng_state()) and CLOCK._listeners == listeners
+        assert torch.equal(streams, torch.get_rng_state()) and STEP_HOOKS._listeners == listeners
 
 
 @pytest.mark.parametrize(
@@ -57,11 +61,11 @@ def attempt(path, model=None, optimizer=torch.optim.Adam, **changes):
         ({"treatments": ["l2-init"]}, BadInput, r"treated with layer-norm-insertion: attach with the same"),
         ({"optimizer": torch.optim.SGD}, BadInput, r"optimizer 1 is of class Adam, this one is a SGD"),
         ({"controllers": []}, BadInput, r"had the controllers pi of lr by loss, this one has none"),
-        ({"extra": {}}, BadInput, r"also holds 'scheduler': attach with extra=\{'scheduler': \.\.\.\}"),
-        ({"extra": {"scheduler": 3}}, BadInput, r"needs state_dict\(\) and load_state_dict\(\)"),
+        ({"checkpoint": {"extra": {}}}, BadInput, r"also holds 'scheduler': attach with extra=\{'scheduler': \.\.\.\}"),
+        ({"checkpoint": {"extra": {"scheduler": 3}}}, BadInput, r"needs state_dict\(\) and load_state_dict\(\)"),
         ({"optimizer": lambda p, lr: torch.optim.Adam([{"params": [q]} for q in p], lr)}, BadInput, "parameter groups"),
-        ({"checkpoint": "x"}, BadSetting, "give both or neither"),
-        ({"checkpoint": "x", "checkpoint_every": 0}, BadSetting, "at least 1"),
+        ({"checkpoint": {"save": "x"}}, BadSetting, "give both or neither"),
+        ({"checkpoint": {"save": "x", "every": 0}}, BadSetting, "at least 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(saved, changes, error, says):
@@ -75,7 +79,7 @@ def test_files_that_are_none_are_refused_and_nothing_is_changed(saved, tmp_path,
     (tmp_path / "cut").write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cut off or damaged"):
         attempt(tmp_path / "cut")
-    monkeypatch.setattr("homeostat.shell.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("homeostat.shell.checkpoint.checkpoint.FORMAT", 2)
     script = Script()
     script.run.save(tmp_path / "future")
     script.run.detach()
@@ -95,8 +99,8 @@ def test_a_network_built_with_its_norms_or_without_takes_the_checkpoint(saved):
         [p for n, p in sorted(built.named_parameters(), key=lambda item: ".norm." in item[0])], 1e-2
     )
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5], 0.5)
-    run = homeostat.attach(built, optimizer, resume=saved, treatments=["layer-norm-insertion", "l2-init"],
-                           controllers=["pi:vital=loss,knob=lr,every=4"], extra={"scheduler": scheduler})  # fmt: skip
+    run = homeostat.attach(built, optimizer, treatments=["layer-norm-insertion", "l2-init"], controllers=[PI_ON_LR],
+                           checkpoint=CheckpointOptions(resume=saved, extra={"scheduler": scheduler}))  # fmt: skip
     assert run.steps == 4 and not run.not_measured().get("layer-norm-insertion")
     run.detach()
 
@@ -141,7 +145,11 @@ def test_a_part_that_fails_to_load_takes_all_others_back(tmp_path):
     calls = iter([True, False])
     fussy.load_state_dict = lambda state: (_ for _ in ()).throw(RuntimeError("not today")) if next(calls) else None
     with pytest.raises(BadInput, match=r"'z' cannot be loaded here: not today"):
-        homeostat.attach(model, optimizer, resume=tmp_path / "x", extra={"scheduler": scheduler, "z": fussy})
+        homeostat.attach(
+            model,
+            optimizer,
+            checkpoint=CheckpointOptions(resume=tmp_path / "x", extra={"scheduler": scheduler, "z": fussy}),
+        )
     assert_same(before, [model.state_dict(), optimizer.state_dict(), scheduler.state_dict()])
 
 
@@ -156,7 +164,7 @@ def test_optimizer_state_of_another_dtype_and_layout_comes_back_as_it_was(tmp_pa
         run.save(tmp_path / "x")
     other = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     fresh = torch.optim.Adam(other.parameters())
-    homeostat.attach(other, fresh, resume=tmp_path / "x").detach()
+    homeostat.attach(other, fresh, checkpoint=CheckpointOptions(resume=tmp_path / "x")).detach()
     for a, b in zip(optimizer.state.values(), fresh.state.values(), strict=True):
         for key in a:
             assert torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype and a[key].stride() == b[key].stride()

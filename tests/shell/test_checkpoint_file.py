@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from homeostat.core.errors import BadInput, CheckpointError
 from homeostat.core.treatment import Fresh
 from homeostat.core.units import Axis, UnitGroup
-from homeostat.shell.codec import Encoder, decode
-from homeostat.shell.flattening import flattened, revived
-from homeostat.shell.safefile import read_file, write_file
+from homeostat.shell.checkpoint.encoding import Encoder, decode, read_file, write_file
+from homeostat.shell.unit_graph.flatten import flattened, revived
 
 MASK = os.umask(0o022)
 os.umask(MASK)
@@ -174,7 +173,7 @@ def test_other_files_are_refused_plainly(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     write_file(path, "old", {"a": torch.zeros(3)})
-    (tmp_path / f".{path.name}.{os.uname().nodename}.999999999.part").write_bytes(b"left by a killed process")
+    (tmp_path / f".{path.name}.{os.uname().nodename}.999999999.a1b2.part").write_bytes(b"left by a killed process")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(CheckpointError, match=r"No space left.*untouched"):
         write_file(path, "new", {"a": torch.ones(3)})

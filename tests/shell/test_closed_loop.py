@@ -8,7 +8,7 @@ from torch import nn
 import homeostat
 
 
-def treated(steps: int) -> tuple[nn.Module, homeostat.Run]:
+def treated(steps: int) -> tuple[nn.Module, homeostat.AttachedRun]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 3))
     with torch.no_grad():

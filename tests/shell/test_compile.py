@@ -15,8 +15,8 @@ from torch._dynamo.utils import counters
 import homeostat
 from homeostat.core.component import build
 from homeostat.core.errors import Refused
-from homeostat.shell.entrance import Interception, find_entrance
-from homeostat.testing.bench import trial_of
+from homeostat.shell.observe.compiled import Interception, find_entrance
+from homeostat.testing.mini_run import trial_of
 
 STEPS = 12
 

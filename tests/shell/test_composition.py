@@ -1,4 +1,4 @@
-"""Of which tasks a batch is made, as told to modules that surgery put in, and what they add to the loss."""
+"""The tasks of a batch, as told to inserted modules, and what these add to the loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
-from homeostat.core.composition import Composition
+from homeostat import TreatOptions
+from homeostat.core.batch_tasks import Composition
 from homeostat.core.edits import ExtendBatch, ReplaceModule
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
 from homeostat.core.treatment import Stage, Treatment
@@ -40,7 +41,7 @@ class Asks(Treatment, abstract=True):
     """Unregistered: puts a curious layer in."""
 
     name = "asks"
-    stage = Stage.SURGERY
+    stage = Stage.MODULES
     lines = (Stage.BATCH, Stage.LOSS)
 
     def plan(self, view, state, knobs):
@@ -66,7 +67,13 @@ def begun(*treatments: Treatment, dry_run: bool = False):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     probe = ((torch.zeros(2, 4), torch.tensor([0, 1])), F.cross_entropy)
     run = homeostat.attach(
-        model, optimizer, treatments=[Asks(), *treatments], vitals=(), probe=probe, strict=True, dry_run=dry_run
+        model,
+        optimizer,
+        treatments=[Asks(), *treatments],
+        vitals=(),
+        probe=probe,
+        strict=True,
+        treat=TreatOptions(dry_run=dry_run),
     )
     return model, optimizer, run
 
@@ -125,7 +132,9 @@ def test_a_dry_run_tells_nothing_of_items_that_were_not_appended():
     model = nn.Sequential(curious(nn.Linear(4, 3)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     kinds = [Asks(), Appends(tasks=[0])]
-    with homeostat.attach(model, optimizer, treatments=kinds, vitals=(), strict=True, dry_run=True) as run:
+    with homeostat.attach(
+        model, optimizer, treatments=kinds, vitals=(), strict=True, treat=TreatOptions(dry_run=True)
+    ) as run:
         run.boundary()
         x, _ = run.batch(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
         model(x)
@@ -174,10 +183,10 @@ def test_a_copy_of_the_network_is_not_told():
         twin = copy.deepcopy(model)
         run.batch(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
         twin(torch.ones(3, 4))
-        assert twin[0].told[-1] == (None, 1) and not run._patient.network.composition.added
+        assert twin[0].told[-1] == (None, 1) and not run._network.network.composition.added
 
 
-def test_knobs_of_surgery_cannot_be_turned():
+def test_knobs_of_edits_of_modules_cannot_be_turned():
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises((UnknownName, BadSetting), match=r"adab2n\.kappa"):

@@ -17,10 +17,11 @@ import homeostat
 from homeostat.core.component import build
 from homeostat.core.errors import Refused
 from homeostat.core.finding import JournalEntry
-from homeostat.diagnosis.loop import Action, ClosedLoop
-from homeostat.shell import ranks, together
-from homeostat.testing.bench import BOUNDARY_EVERY, same, trial_of
+from homeostat.diagnosis.closed_loop import Action, ClosedLoop
+from homeostat.shell.ddp import process_group as ranks
+from homeostat.shell.run import sync as together
 from homeostat.testing.grid import DOUBLE
+from homeostat.testing.mini_run import BOUNDARY_EVERY, same, trial_of
 
 STEPS = 12
 TREATMENTS = ("continual-backprop", "redo", "spectral-regularization", "l2-init", "shrink-and-perturb-at-boundaries")
@@ -150,7 +151,7 @@ def scenarios(rank: int, folder: Path) -> dict[str, Any]:
     found["uneven"] = treated(rank, "continual-backprop", uneven=True)
     found["no_sync"] = treated(rank, "continual-backprop", micro=2)
     found["controlled"], found["looped"], found["compiled"] = controlled(rank), looped(rank), compiled(rank)
-    found["surgery"] = refused(rank, treatments=["layer-norm-insertion"])
+    found["modules"] = refused(rank, treatments=["layer-norm-insertion"])
     found["join"] = refused(rank, treatments=["redo:every=1"], joined=True)
     found["settings"] = refused(rank, treatments=[f"l2-init:strength={1e-3 * (rank + 1)}"])
     found["alone"], found["failing"], found["record"] = alone(rank), failing(rank), recorded(rank, folder)
@@ -206,7 +207,7 @@ def test_the_closed_loop_does_on_every_rank_what_the_first_decides(outcomes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"), [("surgery", "DistributedDataParallel"), ("join", "join()"), ("settings", "different")]
+    ("name", "words"), [("modules", "DistributedDataParallel"), ("join", "join()"), ("settings", "different")]
 )
 def test_what_ranks_cannot_do_together_is_refused_on_every_one(outcomes, name, words):
     assert all(words in outcome[name] for outcome in outcomes)
@@ -242,7 +243,7 @@ def group(tmp_path):
 
 
 def test_what_is_gathered_is_what_was_given(group):
-    together_with_nobody = ranks.Ranks(DistributedDataParallel(nn.Linear(2, 2)))
+    together_with_nobody = ranks.ProcessGroup(DistributedDataParallel(nn.Linear(2, 2)))
     given = {"a": torch.randn(3, 4), "b": torch.randn(2, 5).bfloat16(), "c": torch.randn(4, 3, dtype=torch.float64).T}
     found = together_with_nobody.gather(given, {"a", "b", "c", "absent"}, torch.device("cpu"))
     assert found.keys() == given.keys() and all(
@@ -257,6 +258,7 @@ def test_what_is_gathered_is_what_was_given(group):
     assert ranks.find_ranks(nn.Linear(2, 2)) is None
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators")  # torch 2.6, on the CPU
 def test_sharded_parameters_are_refused_by_name_and_not_measured(group):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
@@ -275,7 +277,7 @@ def test_sharded_parameters_are_refused_by_name_and_not_measured(group):
 
 
 def test_treatments_that_read_activations_need_ddp_where_there_are_several_processes(monkeypatch):
-    monkeypatch.setattr("homeostat.shell.admission.processes", lambda: 2)
+    monkeypatch.setattr("homeostat.shell.run.compatibility.processes", lambda: 2)
     model = DOUBLE.build(0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with (

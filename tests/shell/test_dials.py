@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import homeostat
+from homeostat import CheckpointOptions, TreatOptions
 from homeostat.controllers import PI, Hysteresis
 from homeostat.core.dial import Dial
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
@@ -46,7 +47,11 @@ def test_a_controller_reads_a_gauge_turns_a_dial_within_its_range_and_it_is_reco
     reading = [2.0]
     model, optimizer = network()
     with homeostat.attach(
-        model, optimizer, vitals=(), controllers=[climbing()], dials=dials, gauges={"return": lambda: reading[0]}
+        model,
+        optimizer,
+        vitals=(),
+        controllers=[climbing()],
+        treat=TreatOptions(dials=dials, gauges={"return": lambda: reading[0]}),
     ) as run:
         train(model, optimizer, 3)
         assert box.value == 2.5
@@ -66,7 +71,11 @@ def test_a_missing_reading_turns_nothing(missing):
     box, dials = ratio()
     model, optimizer = network()
     with homeostat.attach(
-        model, optimizer, vitals=(), controllers=[climbing()], dials=dials, gauges={"return": lambda: missing}
+        model,
+        optimizer,
+        vitals=(),
+        controllers=[climbing()],
+        treat=TreatOptions(dials=dials, gauges={"return": lambda: missing}),
     ) as run:
         train(model, optimizer, 3)
     assert box.value == 1.0
@@ -78,7 +87,11 @@ def test_a_dry_run_says_where_the_dial_would_go_and_leaves_it():
     model, optimizer = network()
     given_gauges = {"return": lambda: 2.0}
     with homeostat.attach(
-        model, optimizer, vitals=(), controllers=[climbing()], dials=dials, gauges=given_gauges, dry_run=True
+        model,
+        optimizer,
+        vitals=(),
+        controllers=[climbing()],
+        treat=TreatOptions(dials=dials, gauges=given_gauges, dry_run=True),
     ) as run:
         train(model, optimizer, 3)
     assert box.value == 1.0
@@ -89,7 +102,11 @@ def test_an_error_in_a_gauge_is_reported_once_and_training_goes_on():
     _, dials = ratio()
     model, optimizer = network()
     with homeostat.attach(
-        model, optimizer, vitals=(), controllers=[climbing()], dials=dials, gauges={"return": lambda: 1 / 0}
+        model,
+        optimizer,
+        vitals=(),
+        controllers=[climbing()],
+        treat=TreatOptions(dials=dials, gauges={"return": lambda: 1 / 0}),
     ) as run:
         with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
             train(model, optimizer, 3)
@@ -102,7 +119,12 @@ def test_a_resumed_run_turns_the_dial_back_to_where_it_was_and_goes_on_alike(tmp
         model, optimizer = network()
         gauges = {"return": lambda: 0.5}
         run = homeostat.attach(
-            model, optimizer, vitals=(), controllers=[climbing()], dials=dials, gauges=gauges, resume=resume
+            model,
+            optimizer,
+            vitals=(),
+            controllers=[climbing()],
+            treat=TreatOptions(dials=dials, gauges=gauges),
+            checkpoint=CheckpointOptions(resume=resume),
         )
         return box, model, optimizer, run
 
@@ -122,7 +144,9 @@ def test_a_resumed_run_turns_the_dial_back_to_where_it_was_and_goes_on_alike(tmp
 def test_the_learning_rate_is_a_dial_like_any_other():
     model, optimizer = network()
     switch = Hysteresis(vital="return", knob="lr", low=1e-3, high=1e-2, every=1)
-    with homeostat.attach(model, optimizer, vitals=(), controllers=[switch], gauges={"return": lambda: 1.0}) as run:
+    with homeostat.attach(
+        model, optimizer, vitals=(), controllers=[switch], treat=TreatOptions(gauges={"return": lambda: 1.0})
+    ) as run:
         train(model, optimizer, 2)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
     assert [e.where for e in run.journal() if e.action == "knob"] == ["lr"]
@@ -130,9 +154,9 @@ def test_the_learning_rate_is_a_dial_like_any_other():
 
 def test_unused_dials_and_gauges_change_nothing():
     states = []
-    for extra in ({}, {"dials": ratio()[1], "gauges": {"return": lambda: 1.0}}):
+    for treat in (None, TreatOptions(dials=ratio()[1], gauges={"return": lambda: 1.0})):
         model, optimizer = network()
-        with homeostat.attach(model, optimizer, every=2, **extra):
+        with homeostat.attach(model, optimizer, every=2, treat=treat):
             train(model, optimizer, 10)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -142,17 +166,24 @@ def test_bad_dials_and_gauges_are_refused_with_the_way_out():
     model, optimizer = network()
     _, dials = ratio()
     with pytest.raises(UnknownName, match="did you mean 'ratio'"):
-        homeostat.attach(model, optimizer, controllers=[PI(vital="loss", knob="ration")], dials=dials)
+        homeostat.attach(
+            model, optimizer, controllers=[PI(vital="loss", knob="ration")], treat=TreatOptions(dials=dials)
+        )
     with pytest.raises(UnknownName, match="did you mean 'return'"):
-        homeostat.attach(model, optimizer, controllers=[PI(vital="retrun", knob="lr")], gauges={"return": lambda: 0.0})
+        homeostat.attach(
+            model,
+            optimizer,
+            controllers=[PI(vital="retrun", knob="lr")],
+            treat=TreatOptions(gauges={"return": lambda: 0.0}),
+        )
     with pytest.raises(BadInput, match="'lr' is the learning rate"):
-        homeostat.attach(model, optimizer, dials={"lr": dials["ratio"]})
+        homeostat.attach(model, optimizer, treat=TreatOptions(dials={"lr": dials["ratio"]}))
     with pytest.raises(BadInput, match="'loss' is a vital"):
-        homeostat.attach(model, optimizer, gauges={"loss": lambda: 0.0})
+        homeostat.attach(model, optimizer, treat=TreatOptions(gauges={"loss": lambda: 0.0}))
     with pytest.raises(BadInput, match="needs a name without spaces"):
-        homeostat.attach(model, optimizer, gauges={"a.b": lambda: 0.0})
+        homeostat.attach(model, optimizer, treat=TreatOptions(gauges={"a.b": lambda: 0.0}))
     with pytest.raises(BadInput, match="dial 'ratio' is a float"):
-        homeostat.attach(model, optimizer, dials={"ratio": 1.0})  # type: ignore[dict-item]
+        homeostat.attach(model, optimizer, treat=TreatOptions(dials={"ratio": 1.0}))  # type: ignore[dict-item]
     with pytest.raises(BadSetting, match="must not be above"):
         Dial(lambda: 0.0, print, low=2.0, high=1.0)
 

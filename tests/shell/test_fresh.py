@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from homeostat.core.draw import Draw
+from homeostat.core.random import Draw
 from homeostat.core.treatment import Fresh
-from homeostat.shell.fresh import fresh_distributions, norm_parameters
+from homeostat.shell.unit_graph.init_distributions import fresh_distributions, norm_parameters
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.units import Axis
-from homeostat.shell.graph import UnitTrace, observation_taps, trace_units, tracing
-from homeostat.shell.graph_modules import tensors_in
-from homeostat.shell.graph_pins import PinnedCopy
-from homeostat.treatments.layer_norm import with_norm
+from homeostat.shell.unit_graph.module_roles import tensors_in
+from homeostat.shell.unit_graph.pinned_model import PinnedCopy
+from homeostat.shell.unit_graph.trace import UnitGraph, observation_taps, trace_units, tracing
+from homeostat.treatments.normalization.layer_norm import with_norm
 
 R = range
 # net -> layer -> (columns: consumer weight -> owners, nonlinearity)
@@ -112,7 +112,7 @@ REFUSED: dict[str, dict[str, str]] = {
 
 
 @functools.cache
-def traced(name: str) -> tuple[nn.Module, tuple, UnitTrace]:
+def traced(name: str) -> tuple[nn.Module, tuple, UnitGraph]:
     model, inputs = nets.build(name)
     return model, inputs, trace_units(model, inputs)
 

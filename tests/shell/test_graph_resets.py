@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import homeostat
 from homeostat.core.units import UnitGroup
-from homeostat.shell.graph import trace_units
-from homeostat.shell.graph_modules import tensors_in
-from homeostat.treatments.continual_backprop import ContinualBackprop
-from homeostat.treatments.redo import ReDo
+from homeostat.shell.unit_graph.module_roles import tensors_in
+from homeostat.shell.unit_graph.trace import trace_units
+from homeostat.treatments.resets.continual_backprop import ContinualBackprop
+from homeostat.treatments.resets.redo import ReDo
 
 assert nets_attention and nets_conv and nets_dense
 PLAIN = ("fused_gpt", "torchvision_resnet", "swiglu", "fused_gate", "actor_critic", "depthwise", "inverted_residual",

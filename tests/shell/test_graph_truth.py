@@ -22,8 +22,8 @@ from nets_expected import CASES
 from torch import Tensor, nn
 
 from homeostat.core.units import Axis, UnitGroup
-from homeostat.shell.graph import Tap, UnitTrace, trace_units
-from homeostat.shell.graph_modules import tensors_in
+from homeostat.shell.unit_graph.module_roles import tensors_in
+from homeostat.shell.unit_graph.trace import Tap, UnitGraph, trace_units
 
 assert nets_attention and nets_conv and nets_dense  # they register their networks
 GRID = [*nets.NETS, *CASES]
@@ -31,7 +31,7 @@ HIDDEN = ("weight_hh", "bias_hh")
 
 
 @functools.cache
-def traced(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any], UnitTrace]:
+def traced(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any], UnitGraph]:
     if name in CASES:
         (model, inputs), kwargs = CASES[name].build(), CASES[name].kwargs
     else:

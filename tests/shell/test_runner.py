@@ -163,7 +163,7 @@ def test_switched_off_and_already_watched(tmp_path):
     assert (off.stdout, off.stderr) == ("None\n", "")
     write(tmp_path, "outer.py", f"import subprocess; subprocess.run([{HOMEOSTAT!r}, 'run', 's.py'])")
     nested = launch(RUN[:-1], tmp_path, "outer.py")
-    assert nested.stderr.count("is watched already; its child runs plain") == 1
+    assert nested.stderr.count("is already measured; its child runs without Homeostat") == 1
     assert nested.stderr.count("never imported torch") == 1
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from homeostat.core.errors import BadSetting, UnknownName
 from homeostat.core.finding import Finding
-from homeostat.shell.arrival import Arrival
-from homeostat.shell.settings import Settings
-from homeostat.shell.status import StatusLine
+from homeostat.shell.launch.import_hook import ImportHook
+from homeostat.shell.launch.status_line import StatusLine
+from homeostat.shell.run.settings import Settings
 
 
 class Terminal(io.StringIO):
@@ -75,7 +75,7 @@ def test_redraws_are_limited_and_long_lines_cut(terminal):
     line = StatusLine(stream=terminal, per_second=0.001)
     line.open()
     for step in range(100):
-        line.update(step=step, note="x" * 500)
+        line.update(step=step, worst=Finding("x" * 500, "info", 0))
     assert terminal.getvalue().count("step") == 1
     assert len(terminal.lines()[-1]) < 80
     line.close()
@@ -101,7 +101,7 @@ def test_settings_from_texts():
         10,
         3,
     )
-    assert [t.name for t in made.treatments] == ["redo"] and made.treats
+    assert [t.name for t in made.treatments] == ["redo"]
     assert [v.name for v in made.selected_vitals()] == ["dormant-units", "loss"]
     assert made.to_json()["treatments"][0]["settings"]["every"] == 500
     assert {v.name for v in Settings(vitals="all").selected_vitals()} >= {v.name for v in Settings().selected_vitals()}
@@ -125,14 +125,14 @@ def test_an_import_is_told_once_and_leaves_no_trace(tmp_path, monkeypatch):
     (tmp_path / "awaited_module.py").write_text("value = 1")
     monkeypatch.syspath_prepend(tmp_path)
     finders, told = list(sys.meta_path), []
-    arrival = Arrival("awaited_module", lambda: told.append(sys.modules["awaited_module"].value))
+    arrival = ImportHook("awaited_module", lambda: told.append(sys.modules["awaited_module"].value))
     arrival.await_import()
     assert importlib.util.find_spec("awaited_module") is not None  # a look-up is no import
     assert told == []
     module = importlib.import_module("awaited_module")
     assert told == [1] and sys.meta_path == finders
     assert "exec_module" not in vars(module.__spec__.loader)
-    Arrival("awaited_module", lambda: told.append(2)).await_import()
+    ImportHook("awaited_module", lambda: told.append(2)).await_import()
     assert told == [1, 2]
     del sys.modules["awaited_module"]
 
@@ -141,7 +141,7 @@ def test_an_import_that_fails_is_waited_for_again(tmp_path, monkeypatch):
     (tmp_path / "failing_module.py").write_text("raise ImportError('not today')")
     monkeypatch.syspath_prepend(tmp_path)
     told = []
-    arrival = Arrival("failing_module", lambda: told.append(1))
+    arrival = ImportHook("failing_module", lambda: told.append(1))
     arrival.await_import()
     with pytest.raises(ImportError, match="not today"):
         importlib.import_module("failing_module")

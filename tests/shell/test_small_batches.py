@@ -41,7 +41,7 @@ def test_a_treatment_that_reads_activations_does_not_change_what_is_measured(tre
                 optimizer.zero_grad()
                 model(torch.randn(20, 6)).square().sum().backward()
                 optimizer.step()
-                assert len(run._patient.monitor._window) <= 1
+                assert len(run._network.observer._window) <= 1
         return run.vitals()["dormant-units"]
 
     assert measured([treatment]) == measured([])

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
+from homeostat import TreatOptions
 from homeostat.core.edits import ExtendBatch, MaskOutputs, SetBuffer, SetValues
 from homeostat.core.errors import BadInput, Refused
 from homeostat.core.treatment import Stage, Treatment
@@ -87,14 +88,14 @@ def test_a_batch_is_extended_from_the_first_one_on():
     model, optimizer, run = loop(Echo())
     with run:
         assert [step(model, optimizer, run, F.cross_entropy) for _ in range(3)] == [7, 7, 7]
-        assert run.state_dict()["networks"][""]["treatments"]["test-treatment"]["state"]["calls"] == 3
+        assert run.state_dict()["networks"][""]["treatments"]["applied"]["test-treatment"]["state"]["calls"] == 3
 
 
 def test_the_loss_sees_masked_outputs_and_masked_outputs_get_no_gradient():
     _, _, run = loop(Blind())
     outputs = torch.randn(6, 2, requires_grad=True)
     with run:
-        run._patient.anatomy.learn_from((batch()[0],), {})
+        run._network.tracing.learn_from((batch()[0],), {})
         loss = run.loss(F.cross_entropy)(outputs, torch.ones(6, dtype=torch.long))
         loss.backward()
     assert loss.item() == 0.0  # the only class left is the right one
@@ -104,7 +105,7 @@ def test_the_loss_sees_masked_outputs_and_masked_outputs_get_no_gradient():
 def test_evaluation_outputs_are_not_touched():
     _, _, run = loop(Blind())
     with run:
-        run._patient.anatomy.learn_from((batch()[0],), {})
+        run._network.tracing.learn_from((batch()[0],), {})
         outputs, targets = torch.randn(6, 2), torch.ones(6, dtype=torch.long)
         assert torch.equal(run.loss(F.cross_entropy)(outputs, targets), F.cross_entropy(outputs, targets))
 
@@ -118,7 +119,7 @@ def test_evaluation_shows_other_values_and_gives_the_own_ones_back_bit_for_bit()
         with run.evaluation(), run.evaluation(), torch.no_grad():
             assert all(not t.any() for t in model.state_dict().values())
         assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
-        assert run.state_dict()["networks"][""]["treatments"]["test-treatment"]["state"]["steps"] == 3
+        assert run.state_dict()["networks"][""]["treatments"]["applied"]["test-treatment"]["state"]["steps"] == 3
 
 
 def test_an_exception_inside_evaluation_gives_the_values_back():
@@ -147,7 +148,7 @@ def test_a_plan_that_does_not_fit_ends_the_treatment_and_the_loop_goes_on():
 
 
 def test_a_dry_run_changes_nothing_and_says_what_it_would_do():
-    model, optimizer, run = loop(Echo(), dry_run=True)
+    model, optimizer, run = loop(Echo(), treat=TreatOptions(dry_run=True))
     with run:
         assert step(model, optimizer, run, F.cross_entropy) == 6
     assert any("append 1 items" in e.why for e in run.journal())
@@ -165,13 +166,13 @@ def test_a_stage_that_the_loop_never_opened_is_reported(treatment: Treatment, li
 
 def test_without_the_users_loop_these_stages_are_refused():
     from homeostat.shell.network import Network
-    from homeostat.shell.treating import Ward
+    from homeostat.shell.run.treatments import TreatmentRunner
 
     model = nn.Linear(2, 2)
-    ward = Ward(Network("", model, [torch.optim.SGD(model.parameters())]), 0, False, lambda _: None)
+    treatments = TreatmentRunner(Network("", model, [torch.optim.SGD(model.parameters())]), 0, False, lambda _: None)
     for treatment in (Echo(), Blind(), Zero()):
         with pytest.raises(Refused, match="only a loop with"):
-            ward.add(treatment)
+            treatments.add(treatment)
 
 
 @pytest.mark.parametrize("both", [(torch.ones(3, 2), torch.ones(2)), (1, 2), (torch.ones(()), torch.ones(()))])

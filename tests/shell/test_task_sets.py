@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
+from homeostat import CheckpointOptions, MeasureOptions
 from homeostat.core.errors import BadInput
 
 ALL = ("task-accuracy", "stable-gradient", "plastic-gradient", "task-alignment")
@@ -48,7 +49,11 @@ def trained(attached: bool, tasks=(SETS, F.cross_entropy), evaluation=lambda nam
     torch.manual_seed(0)
     model = Noisy()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    run = homeostat.attach(model, optimizer, tasks=tasks, strict=True, **options) if attached else None
+    run = (
+        homeostat.attach(model, optimizer, strict=True, measure=MeasureOptions(tasks=tasks), **options)
+        if attached
+        else None
+    )
     train(model, optimizer, 4)
     for name in ("b", "c"):
         if run is not None:
@@ -93,7 +98,9 @@ def test_under_a_budget_it_is_measured_more_often_right_after_a_boundary():
     model = Noisy()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     tasks = (SETS, F.cross_entropy)
-    with homeostat.attach(model, optimizer, vitals=ALL, tasks=tasks, budget=1e-9, strict=True) as run:
+    with homeostat.attach(
+        model, optimizer, vitals=ALL, strict=True, measure=MeasureOptions(tasks=tasks, budget=1e-9)
+    ) as run:
         train(model, optimizer, 20)
         run.boundary("b")
         train(model, optimizer, 70)
@@ -115,7 +122,7 @@ def test_the_values_are_those_of_an_evaluation_by_hand():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with homeostat.attach(model, optimizer, tasks=(SETS, F.cross_entropy), every=1) as run:
+    with homeostat.attach(model, optimizer, every=1, measure=MeasureOptions(tasks=(SETS, F.cross_entropy))) as run:
         for _ in range(3):
             train(model, optimizer, 1)
             model.eval()
@@ -128,7 +135,8 @@ def test_modules_that_a_treatment_puts_in_are_evaluated_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    options = {"tasks": (SETS, F.cross_entropy), "treatments": ["layer-norm-insertion"], "every": 1, "strict": True}
+    tasks = MeasureOptions(tasks=(SETS, F.cross_entropy))
+    options = {"measure": tasks, "treatments": ["layer-norm-insertion"], "every": 1, "strict": True}
     with homeostat.attach(model, optimizer, **options) as run:
         train(model, optimizer, 2)
         model.eval()
@@ -141,14 +149,20 @@ def test_a_resumed_run_goes_on_with_the_tasks_it_had(tmp_path):
     torch.manual_seed(0)
     model = Noisy()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with homeostat.attach(model, optimizer, tasks=(SETS, F.cross_entropy), every=1) as run:
+    with homeostat.attach(model, optimizer, every=1, measure=MeasureOptions(tasks=(SETS, F.cross_entropy))) as run:
         train(model, optimizer, 2)
         run.boundary("b")
         train(model, optimizer, 1)
         run.save(tmp_path / "half")
     model = Noisy()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with homeostat.attach(model, optimizer, tasks=(SETS, F.cross_entropy), every=1, resume=tmp_path / "half") as run:
+    with homeostat.attach(
+        model,
+        optimizer,
+        every=1,
+        measure=MeasureOptions(tasks=(SETS, F.cross_entropy)),
+        checkpoint=CheckpointOptions(resume=tmp_path / "half"),
+    ) as run:
         train(model, optimizer, 1)
         assert {task: points[-1][0] for task, points in run.vitals()["task-accuracy"].items()} == {"a": 4, "b": 4}
 
@@ -188,7 +202,7 @@ def test_sets_that_cannot_be_used_are_refused_and_nothing_is_changed(tasks, said
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     before = [*(t.clone() for t in model.state_dict().values()), torch.get_rng_state()]
     with pytest.raises(BadInput, match=said):
-        homeostat.attach(model, optimizer, tasks=tasks)
+        homeostat.attach(model, optimizer, measure=MeasureOptions(tasks=tasks))
     assert all(
         torch.equal(a, b) for a, b in zip(before, [*model.state_dict().values(), torch.get_rng_state()], strict=True)
     )
@@ -199,7 +213,10 @@ def test_items_that_do_not_fit_at_a_boundary_leave_the_run_as_it_was():
     model = Noisy()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     given = {name: SETS[name] for name in ("a", "b")}
-    with homeostat.attach(model, optimizer, tasks=(given, F.cross_entropy), every=1) as run, warnings.catch_warnings():
+    with (
+        homeostat.attach(model, optimizer, every=1, measure=MeasureOptions(tasks=(given, F.cross_entropy))) as run,
+        warnings.catch_warnings(),
+    ):
         train(model, optimizer, 1)
         with pytest.raises(BadInput, match="given as 'b'"):
             run.boundary("another b", SETS["b"])
@@ -221,11 +238,13 @@ def test_what_evaluating_costs_counts_as_measuring():
     model = Noisy()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     large = {name: items(seed, 3000) for seed, name in enumerate("abc")}
-    with homeostat.attach(model, optimizer, vitals=["task-accuracy"], tasks=(large, F.cross_entropy)) as run:
+    with homeostat.attach(
+        model, optimizer, vitals=["task-accuracy"], measure=MeasureOptions(tasks=(large, F.cross_entropy))
+    ) as run:
         train(model, optimizer, 150)
-        spent = run._engine.spent
+        spent = run._run.time.seconds
         assert spent > 0
         run.boundary("b")
-        assert run._engine.spent > spent
+        assert run._run.time.seconds > spent
         train(model, optimizer, 150)
     assert len(run.vitals()["task-accuracy"]["a"]) < 30  # the budget allows no more

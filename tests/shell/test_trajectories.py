@@ -13,17 +13,17 @@ import homeostat
 from homeostat.core.component import build, components
 from homeostat.core.errors import BadInput, Refused
 from homeostat.core.treatment import Stage
-from homeostat.shell.losses import LOSSES
-from homeostat.testing.bench import trial_of
-from homeostat.testing.open_run import OpenRun
+from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS
+from homeostat.testing.loop_styles import CORE, PLAIN, Way, eager, ways
+from homeostat.testing.mini_run import trial_of
+from homeostat.testing.reference_run import OpenRun
 from homeostat.testing.trajectories import STEPS, compare, one_trajectory
-from homeostat.testing.ways import CORE, PLAIN, Way, eager, ways
 
 WAYS = {way.name: way for way in ways()}
 STEPPING = [
     name
     for name, kind in sorted(components("treatment").items())
-    if kind.stage in (Stage.SURGERY, Stage.GRADIENT, Stage.UPDATE, Stage.BOUNDARY)
+    if kind.stage in (Stage.MODULES, Stage.GRADIENT, Stage.UPDATE, Stage.BOUNDARY)
 ]
 
 
@@ -116,7 +116,7 @@ def test_gradients_that_are_still_scaled_are_not_placed_into():
         scaler.unscale_(optimizer)
         run.before_clip()
         scaler.step(optimizer)
-    assert not LOSSES._scalers
+    assert not BACKWARD_HOOKS._scalers
 
 
 def test_each_optimizer_of_a_step_gets_the_penalty_of_its_own_parameters():
@@ -160,7 +160,7 @@ def captured(model: nn.Module, optimizer: torch.optim.Optimizer, play) -> dict[s
         backward(model)
         optimizer.step()
         play()
-        return run._patient.monitor.capture.take()
+        return run._network.observer.capture.take()
 
 
 def test_evaluation_without_no_grad_is_not_part_of_the_step_but_a_step_in_evaluation_mode_is():
@@ -208,4 +208,4 @@ def test_a_step_left_out_by_one_of_two_optimizers_keeps_the_rounds_together(fuse
             scaler.update()
         assert run.steps == 4
         assert {len(points) for points in run.vitals()["update-ratio"].values()} == {4}
-        assert run._patient.monitor.rows == 32
+        assert run._network.observer.rows == 32

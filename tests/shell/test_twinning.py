@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
+from homeostat import CheckpointOptions, MeasureOptions
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
-from homeostat.shell.twinning import perturbation
+from homeostat.shell.run.twin import perturbation
 from homeostat.vitals import distance
 
 OPTIMIZERS = {
@@ -117,7 +118,7 @@ def test_every_parameter_moves_in_proportion_to_its_spread_and_constants_stay():
     """
     model = nn.Sequential(nn.Linear(100, 80), nn.LayerNorm(80), nn.Linear(80, 40))
     initial = weights(model)
-    step = perturbation(initial, None, "gaussian", homeostat.core.draw.Draw(0))
+    step = perturbation(initial, None, "gaussian", homeostat.core.random.Draw(0))
     norm = math.sqrt(sum(p.numel() * float(p.double().var(unbiased=False)) for p in initial.values()))
     assert math.sqrt(sum(float(part.square().sum()) for part in step.values())) == pytest.approx(norm, rel=1e-9)
     assert not step["1.weight"].any() and not step["1.bias"].any()
@@ -187,7 +188,9 @@ def test_what_cannot_be_perturbed_is_said(options, error, says):
 
 def attached(model, optimizer, twin, **options):
     probe = (batch(1000), F.cross_entropy)
-    return homeostat.attach(model, optimizer, probe=probe, twin=twin, every=1, strict=True, **options)
+    return homeostat.attach(
+        model, optimizer, probe=probe, every=1, strict=True, measure=MeasureOptions(twin=twin), **options
+    )
 
 
 def values(run, vital):
@@ -222,8 +225,8 @@ def test_barrier_ends_are_the_two_networks_themselves():
         for step in range(5):
             learn(clone, its, step + 50)
             learn(model, optimizer, step)
-        monitor = run._patient.monitor
-        along = monitor.beside(monitor._make_probe()).along
+        observer = run._network.observer
+        along = observer.twin_reader(observer._make_probe()).along
     inputs, targets = batch(1000)
     for share, each in ((1.0, model), (0.0, clone)):
         each.eval()
@@ -253,7 +256,9 @@ def test_without_a_twin_it_is_not_measured_by_default_and_refused_with_a_reason_
             learn(model, optimizer, 0)
         told = run.not_measured().get("twin-distance", "")
         assert told == (
-            "" if asked == "default" else "needs a second network: attach(model, optimizer, twin=other_model)"
+            ""
+            if asked == "default"
+            else "needs a second network: attach(..., measure=MeasureOptions(twin=other_model))"
         )
 
 
@@ -270,7 +275,7 @@ def test_without_a_twin_it_is_not_measured_by_default_and_refused_with_a_reason_
 def test_another_architecture_is_an_error(other, says):
     model = net()
     with pytest.raises(BadInput, match=f"twin: .*{says}"):
-        homeostat.attach(model, OPTIMIZERS["sgd"](model.parameters()), twin=other(model))
+        homeostat.attach(model, OPTIMIZERS["sgd"](model.parameters()), measure=MeasureOptions(twin=other(model)))
 
 
 def test_a_network_that_is_rebuilt_has_no_twin_any_more():
@@ -292,7 +297,7 @@ def test_a_resumed_run_goes_on_with_its_twin(tmp_path):
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     clone, its = homeostat.twin(model, optimizer, sigma=0.1)
     extra = {"twin": clone, "its optimizer": its}
-    with attached(model, optimizer, clone, extra=extra) as run:
+    with attached(model, optimizer, clone, checkpoint=CheckpointOptions(extra=extra)) as run:
         for step in range(6):
             if step == 3:
                 run.save(tmp_path / "state")
@@ -302,7 +307,9 @@ def test_a_resumed_run_goes_on_with_its_twin(tmp_path):
     optimizer = OPTIMIZERS["momentum"](again.parameters())
     clone, its = homeostat.twin(again, optimizer)
     extra = {"twin": clone, "its optimizer": its}
-    with attached(again, optimizer, clone, extra=extra, resume=tmp_path / "state") as resumed:
+    with attached(
+        again, optimizer, clone, checkpoint=CheckpointOptions(extra=extra, resume=tmp_path / "state")
+    ) as resumed:
         for step in range(3, 6):
             learn(clone, its, step)
             learn(again, optimizer, step)

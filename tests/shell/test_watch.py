@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from homeostat.record import RunRecord
-from homeostat.shell import discovery
-from homeostat.shell.settings import Settings
-from homeostat.shell.watch import Watch
+from homeostat.shell.launch import find_networks as discovery
+from homeostat.shell.launch.auto_attach import Watch
+from homeostat.shell.run.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,22 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: int = 4) ->
 
 def layers(record: RunRecord, vital: str = "gradient-norm") -> set[str]:
     return set(record.vitals().get(vital, {}))
+
+
+def test_models_that_follow_each_other_have_names_of_their_own():
+    """A script that trains one model a fold, each gone before the next one is made."""
+    watch, record = watched()
+    for fold in range(4):
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters())
+        for _ in range(fold + 2):
+            step(model, optimizer)
+        del model, optimizer
+    watch.stop()
+    assert layers(record) == {
+        f"{label}{n}" for label in ("", "sequential.", "sequential-2.", "sequential-3.") for n in (0, 2)
+    }
+    assert record.facts().get("failed") is None
 
 
 def test_a_single_model_has_plain_layer_names_and_its_units_are_seen_from_the_second_step():
@@ -86,7 +102,7 @@ def test_a_rebuilt_optimizer_takes_the_old_ones_place():
         step(model, optimizer)
     watch.stop()
     assert [s for s, _ in record.series("update-ratio", "0")] == [1, 2, 3, 4, 5]
-    assert [f.name for f in watch.engine.facts().optimizers][-1] == "Adam"
+    assert [f.name for f in watch.run.facts().optimizers][-1] == "Adam"
 
 
 def test_a_model_built_late_is_found_and_a_frozen_backbone_is_not_part_of_it():
@@ -117,7 +133,7 @@ def test_parameters_of_no_module_are_reported_not_invented():
     assert any("1 parameter of SGD" in what for what in said) and not record.vitals()
 
 
-def test_a_model_whose_parts_alone_are_called_is_read_through_its_activation_modules():
+def test_a_model_whose_parts_alone_are_called_is_read_at_its_layers():
     class Parts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -134,7 +150,7 @@ def test_a_model_whose_parts_alone_are_called_is_read_through_its_activation_mod
         model.loss(torch.randn(16, 4)).backward()
         optimizer.step()
     watch.stop()
-    assert layers(record, "dormant-units") == {"body.1"}
+    assert layers(record, "dormant-units") == {"body.0", "body.2"}
 
 
 def test_treatments_act_on_a_script_that_knows_nothing():
@@ -148,3 +164,133 @@ def test_treatments_act_on_a_script_that_knows_nothing():
     watch.stop()
     resets = [e for e in record.journal() if e.component == "redo" and e.action == "edit"]
     assert resets and all("reset" in e.why for e in resets)
+
+
+def alarms(watch: Watch) -> set[str]:
+    return {finding.condition for finding in watch.run.findings if finding.severity != "info"}
+
+
+def test_two_networks_of_one_optimizer_are_both_followed_as_one_objective():
+    watch, record = watched()
+    pair = nn.ModuleDict({"q1": net(), "q2": net()})
+    optimizer = torch.optim.Adam([*pair["q1"].parameters(), *pair["q2"].parameters()])
+    both = list(pair.values())
+    del pair
+    for _ in range(60):
+        inputs = torch.randn(16, 4)
+        optimizer.zero_grad()
+        sum(model(inputs).square().mean() for model in both).backward()
+        optimizer.step()
+    watch.stop()
+    assert len(layers(record)) == 4 and len(layers(record, "dormant-units")) == 2
+    assert not watch.run.facts().several_objectives and not alarms(watch)
+
+
+def in_place(model: nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.05 * p.grad
+            p.grad = None
+
+
+def by_data(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.data -= 0.05 * p.grad.data
+        p.grad = None
+
+
+def by_new_tensors(model: nn.Module) -> None:
+    for layer in model:
+        for name, p in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter((p - 0.05 * p.grad).detach()))
+
+
+@pytest.mark.parametrize("update", [in_place, by_data, by_new_tensors, None])
+def test_updates_without_an_optimizer_are_told_from_no_update(update):
+    watch, record = watched()
+    model = net()
+    for _ in range(6):
+        model(torch.randn(16, 4)).square().mean().backward()
+        if update is not None:
+            update(model)
+    watch.stop()
+    assert alarms(watch) == (set() if update else {"no-optimizer-step"})
+    assert ("vitals" in {entry.what for entry in record.not_measured()}) == bool(update)
+
+
+def test_an_optimizer_of_tensors_in_no_module_trains_and_is_no_fault():
+    watch, record = watched()
+    weight, offset = torch.randn(4, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, offset], 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (torch.randn(16, 4) @ weight + offset).square().mean().backward()
+        optimizer.step()
+    watch.stop()
+    assert not alarms(watch)
+    assert any("owned by no module" in entry.why for entry in record.not_measured())
+
+
+@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize("fault", [True, False])
+def test_layers_that_were_replaced_after_the_optimizer_was_built_are_untrained(layers, fault):
+    torch.manual_seed(0)
+    watch, _ = watched()
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    if layers == "all":
+        model = net()
+    else:
+        model[2] = nn.Linear(8, 2)
+    if not fault:
+        optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(60):
+        step(model, optimizer)
+    watch.stop()
+    assert ("untrained-parameters" in alarms(watch)) == fault
+
+
+class Taught(nn.Module):
+    """A trunk with two heads that take turns, a moving average of the trunk, and a layer updated by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.average, self.scale = net(), net(), nn.Linear(2, 2)
+        self.heads = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+
+    def forward(self, x: torch.Tensor, turn: int) -> torch.Tensor:
+        with torch.no_grad():
+            target = self.average(x).sum(1, keepdim=True)
+        return (self.heads[turn](self.scale(self.trunk(x))) - target).square().mean()
+
+
+def test_averages_heads_that_take_turns_and_layers_updated_by_hand_are_trained():
+    settings = Settings(every=2)
+    record = RunRecord.create(None, script="test", command=["test"], seed=0, settings=settings.to_json())
+    watch = Watch(settings, record)
+    watch.start()
+    model = Taught()
+    optimizer = torch.optim.SGD([*model.trunk.parameters(), *model.heads.parameters()], 0.01)
+    for step in range(60):
+        optimizer.zero_grad()
+        model.scale.zero_grad()
+        model(torch.randn(16, 4), step % 2).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for mean, now in zip(model.average.parameters(), model.trunk.parameters(), strict=True):
+                mean.data.lerp_(now, 0.01)
+            for p in model.scale.parameters():
+                p -= 0.01 * p.grad
+    watch.stop()
+    assert not [f for f in watch.run.findings if f.condition == "untrained-parameters"]
+    assert any("scale.weight" in entry.what for entry in record.not_measured())
+
+
+def test_a_frozen_trunk_and_a_new_head_are_no_mistake():
+    watch, _ = watched()
+    model = nn.Sequential(net().requires_grad_(False), nn.Linear(2, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(60):
+        step(model, optimizer)
+    watch.stop()
+    assert "untrained-parameters" not in alarms(watch)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import homeostat
+from homeostat import CheckpointOptions
 
 SAVED, LAST = 11, 24
 
@@ -32,7 +33,7 @@ class Script:
 
     batch = 16
 
-    def __init__(self, seed: int = 0, **options) -> None:
+    def __init__(self, seed: int = 0, resume=None, checkpoint=None, checkpoint_every=None, **options) -> None:
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002
         self.model = Net()
         self.optimizer = self.optimizers()
@@ -40,7 +41,8 @@ class Script:
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(first, [5, 9, 15], 0.5)
         self.extra = {"scheduler": self.scheduler}
         self.prepare()
-        self.run = homeostat.attach(self.model, self.optimizer, extra=self.extra, **{"every": 2, **options})
+        kept = CheckpointOptions(resume=resume, save=checkpoint, every=checkpoint_every, extra=self.extra)
+        self.run = homeostat.attach(self.model, self.optimizer, checkpoint=kept, **{"every": 2, **options})
 
     def optimizers(self):
         return torch.optim.Adam(self.model.parameters(), 1e-2)
@@ -68,7 +70,7 @@ class Script:
     def everything(self):
         several = self.optimizer if isinstance(self.optimizer, list) else [self.optimizer]
         state = self.run.state_dict()
-        timed = ("spent", "wall_seconds")
+        timed = ("spent", "wall_seconds", "credit")
         return {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in several],

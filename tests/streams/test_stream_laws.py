@@ -43,12 +43,5 @@ def test_laws(stream):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("name", components("stream"))
-def test_laws_with_default_settings(name):
-    report = check_component(components("stream")[name])
-    assert report.ok, str(report)
-    assert set(report.declared) == set(components("stream")[name].declared)
-
-
 def test_every_registered_stream_is_checked():
     assert set(components("stream")) == {stream.name for stream in STREAMS}

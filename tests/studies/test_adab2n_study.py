@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from homeostat.studies.adab2n import Reservoir, divergence, network
+from homeostat.studies.papers.plasticity.adab2n import Reservoir, divergence, network
 
 
 def test_every_item_seen_is_as_likely_to_be_held_and_keeps_its_task():

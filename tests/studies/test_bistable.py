@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from homeostat.studies.bistable import SYSTEMS, Allee, Training, windows
-from homeostat.studies.ews_prosecutor import area, share_above
+from homeostat.studies.lab.bistable import SYSTEMS, Allee, Training, windows
+from homeostat.studies.papers.dynamics.ews_prosecutor import area, share_above
 
 
 def test_at_the_points_of_rest_births_are_deaths():
@@ -43,7 +43,7 @@ def test_a_training_step_is_sgd_on_one_item():
     assert isinstance(system, Training)
     state = system.start(3, np.random.default_rng(1))
     after = system.step(state, 0.1, np.random.default_rng(2))
-    from homeostat.studies.bistable import _items
+    from homeostat.studies.lab.bistable import _items
 
     inputs, targets = (torch.from_numpy(x) for x in _items())
     picked = np.random.default_rng(2).integers(0, 32, 3)

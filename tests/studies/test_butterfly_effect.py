@@ -7,9 +7,17 @@ import torch
 from torch.optim import SGD
 
 import homeostat
-from homeostat.studies.butterfly_effect import COLD, SMALLEST, WARM, ButterflyEffectStudy, Comparison, Lesson, falling
-from homeostat.studies.butterfly_effect import weights as weights_of
-from homeostat.studies.training import Setup
+from homeostat.studies.lab.training import ArmSetup
+from homeostat.studies.papers.dynamics.butterfly_effect import (
+    COLD,
+    SMALLEST,
+    WARM,
+    ButterflyEffectStudy,
+    Lesson,
+    NetworkComparison,
+    falling,
+)
+from homeostat.studies.papers.dynamics.butterfly_effect import weights as weights_of
 
 STUDY = ButterflyEffectStudy()
 
@@ -31,7 +39,7 @@ def test_an_interrupted_lesson_is_the_whole_one():
     networks = []
     for parts in ((0, 20), (0, 7, 13, 20)):
         torch.manual_seed(0)
-        model = Setup("").network(5, (6,), 3)
+        model = ArmSetup("").network(5, (6,), 3)
         optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
         for start, end in pairwise(parts):
             lesson().train(model, optimizer, start, end)
@@ -41,12 +49,12 @@ def test_an_interrupted_lesson_is_the_whole_one():
 
 def test_a_clone_compares_as_nothing_and_shuffled_units_as_nothing_once_they_are_matched():
     torch.manual_seed(0)
-    model = Setup("").network(5, (6, 7), 3)
+    model = ArmSetup("").network(5, (6, 7), 3)
     it = lesson(60)
     optimizer = SGD(model.parameters(), lr=0.5)
     initial = weights_of(model)
     it.train(model, optimizer, 0)
-    compare = Comparison(model, initial, it.inputs, it.targets)
+    compare = NetworkComparison(model, initial, it.inputs, it.targets)
     clone, _ = homeostat.twin(model, optimizer)
     found = compare(clone)
     assert found.pop("cka") == pytest.approx(1) and set(found.values()) == {0.0}

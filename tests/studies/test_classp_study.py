@@ -2,13 +2,13 @@
 
 import torch
 
-from homeostat.studies.classp import WAYS, ClasspStudy, Way, classp, learn
-from homeostat.studies.training import Setup
+from homeostat.studies.lab.training import ArmSetup
+from homeostat.studies.papers.continual.classp import WAYS, ClasspArm, ClasspStudy, classp, learn
 
 SIZES = ClasspStudy().sizes("smoke")
 
 
-def measured(way: Way, tasks: int = 2) -> dict:
+def measured(way: ClasspArm, tasks: int = 2) -> dict:
     torch.manual_seed(100)
     return learn(way, "digits", 100, SIZES, tasks)
 
@@ -26,11 +26,11 @@ def test_two_tasks_are_old_and_new():
 
 
 def test_the_anchors_of_elastic_weight_consolidation_hold_from_the_second_task_on():
-    free, held = (measured(Way(WAYS["ewc"].setup, 1e-2, strength), 3) for strength in (0.0, 1e4))
+    free, held = (measured(ClasspArm(WAYS["ewc"].setup, 1e-2, strength), 3) for strength in (0.0, 1e4))
     assert free["first learned"] == held["first learned"]
     assert held["average so far"] != free["average so far"]
 
 
 def test_a_network_that_diverges_is_judged_as_it_is():
-    found = measured(Way(Setup("", optimizer=WAYS["sgd"].setup.optimizer), 1e20, 1.0))
+    found = measured(ClasspArm(ArmSetup("", optimizer=WAYS["sgd"].setup.optimizer), 1e20, 1.0))
     assert found["final"] < 0.3

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from homeostat.cli import app
 from homeostat.core.errors import BadSetting, HomeostatError, Refused, UnknownName
-from homeostat.studies.compare import UNTREATED, Comparison, compare
+from homeostat.studies.lab.compare import UNTREATED, Comparison, compare
 
 SMALL = {"stream": "permuted-labels:tasks=2,items=60", "width": 6, "depth": 1}
 ARM = "l2-init:strength=0.5"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from homeostat.studies.elastic import Anchors
+from homeostat.studies.lab.elastic import Anchors
 
 
 def test_the_gradient_of_the_penalty_is_that_of_the_sum_over_tasks():

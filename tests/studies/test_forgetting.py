@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from homeostat.streams import digits
-from homeostat.studies.forgetting import Diary, accuracies, held_out, shifted
-from homeostat.studies.masked_softmax_cl import calibration_error
+from homeostat.studies.lab.forgetting import Diary, accuracies, held_out, shifted
+from homeostat.studies.papers.continual.masked_softmax_cl import calibration_error
 
 
 def diary() -> Diary:

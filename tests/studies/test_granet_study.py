@@ -5,18 +5,18 @@ from torch import nn
 from torch.optim import SGD
 
 from homeostat.streams.data import arrays
-from homeostat.studies.granet import _GRADUAL, Training
-from homeostat.treatments.granet import GraNet
+from homeostat.studies.papers.plasticity.granet import _GRADUAL, SparseTraining
+from homeostat.treatments.sparsity.granet import GraNet
 
 SIZES = {"steps": 20, "batch": 8, "recovery": 12}
 
 
-def training(seed: int = 100) -> Training:
+def training(seed: int = 100) -> SparseTraining:
     torch.manual_seed(seed)
     inputs = torch.randn(60, 6)
     data = arrays(inputs, inputs[:, :3].argmax(1), "test")
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
-    return Training(model, SGD(model.parameters(), 0.1, momentum=0.9, foreach=True), data, data, SIZES, 0.1, seed)
+    return SparseTraining(model, SGD(model.parameters(), 0.1, momentum=0.9, foreach=True), data, data, SIZES, 0.1, seed)
 
 
 def test_probes_leave_the_dense_training_as_it_was():

@@ -16,10 +16,12 @@ from rich.console import Console
 from study_for_tests import Toy
 
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
-from homeostat.studies import harness
-from homeostat.studies.cells import Cells, Finished
-from homeostat.studies.harness import command_of, run_study
-from homeostat.studies.table import render
+from homeostat.studies.lab import harness
+from homeostat.studies.lab.cell import Finished
+from homeostat.studies.lab.compare import Comparison
+from homeostat.studies.lab.harness import command_of, run_study
+from homeostat.studies.lab.run_cache import Cells, code
+from homeostat.studies.lab.tables import render
 
 
 def ran(log):
@@ -86,14 +88,30 @@ def test_a_damaged_line_is_run_again(tmp_path, log, garbage):
     assert ran(log) == [], "the line written after the damaged one was lost"
 
 
-def test_other_settings_sizes_or_code_share_nothing(tmp_path, monkeypatch):
+def test_other_settings_or_sizes_share_nothing(tmp_path, monkeypatch):
     study = Toy()
     paths = {Cells(s, b, tmp_path).path for s, b in [(study, "smoke"), (study, "paper"), (Toy(log="x"), "smoke")]}
-    monkeypatch.setattr("homeostat.studies.cells.code", lambda: "other code")
-    paths.add(Cells(study, "smoke", tmp_path).path)
     monkeypatch.setattr(Toy, "budgets", {"smoke": {"size": 9}})
     paths.add(Cells(study, "smoke", tmp_path).path)
-    assert len(paths) == 5
+    assert len(paths) == 4
+
+
+@pytest.mark.parametrize("other", ["other code", ""])
+def test_runs_of_other_code_are_not_used(tmp_path, log, monkeypatch, other):
+    study = Toy(log=str(log))
+    run_study(study, seeds=1, folder=tmp_path, progress=False)
+    log.unlink()
+    monkeypatch.setattr("homeostat.studies.lab.run_cache.code", lambda study, arm: other)
+    for _ in range(2):
+        run_study(study, seeds=1, folder=tmp_path, progress=False)
+    assert ran(log) == ["a 0", "b 0"] * (1 if other else 2), "code that is not known may have changed"
+
+
+def test_a_comparison_keeps_its_arms_apart(tmp_path):
+    """An edit of a treatment costs the runs of the arms that name it, and no other."""
+    redo, l2 = (code(Comparison(treat=("redo", "l2-init")), arm) for arm in ("redo:every=5", "l2-init"))
+    assert redo != l2 != code(Comparison(treat=("l2-init",)), "untreated")
+    assert l2 == code(Comparison(treat=("l2-init",)), "l2-init")
 
 
 @pytest.mark.slow

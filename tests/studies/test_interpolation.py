@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from homeostat.studies.interpolation import (
+from homeostat.studies.lab.interpolation import (
     Diagonal,
     Items,
     TwoLayer,

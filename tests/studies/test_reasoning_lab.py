@@ -8,13 +8,13 @@ import torch
 
 from homeostat.controllers import PI
 from homeostat.objectives import ClippedPolicyGradient, DPOShift, Entropic
-from homeostat.studies.reasoning import improve as improving
-from homeostat.studies.reasoning.base import Base, generator
-from homeostat.studies.reasoning.improve import Course, Steered, improve
-from homeostat.studies.reasoning.model import Shape, Transformer
-from homeostat.studies.reasoning.preferences import gold, pairs, prefer
-from homeostat.studies.reasoning.sampling import pass_at_k, sample, score
-from homeostat.studies.reasoning.tasks import Chain
+from homeostat.studies.lab.reasoning import improve as improving
+from homeostat.studies.lab.reasoning.base import Base, generator
+from homeostat.studies.lab.reasoning.improve import Rounds, Steered, improve
+from homeostat.studies.lab.reasoning.model import Shape, Transformer
+from homeostat.studies.lab.reasoning.preferences import gold, pairs, prefer
+from homeostat.studies.lab.reasoning.sampling import pass_at_k, sample, score
+from homeostat.studies.lab.reasoning.tasks import Chain
 
 TASK = Chain(5, 3, "+-*")
 SMALL = Base(TASK, width=16, layers=1, steps=20, batch=16)
@@ -122,12 +122,12 @@ def test_staleness_is_the_number_of_updates_on_one_set_of_rollouts():
                 kl.append(float((batch["logp"] - batch["old_logp"]).detach()[batch["mask"]].abs().max()))
                 return found
 
-        improve(model, TASK, (Spy(),), Course(rounds=2, updates=updates, prompts=4, group=4, rate=1e-2), 7)
+        improve(model, TASK, (Spy(),), Rounds(rounds=2, updates=updates, prompts=4, group=4, rate=1e-2), 7)
         assert [k > 1e-4 for k in kl] == [False, *[True] * (updates - 1)] * 2
 
 
 def test_a_run_repeats_and_learns():
-    course, seen = Course(rounds=3, updates=2, prompts=4, group=4, rate=1e-3), []
+    course, seen = Rounds(rounds=3, updates=2, prompts=4, group=4, rate=1e-3), []
     for _ in range(2):
         model = SMALL.policy(8)
         log = improve(model, TASK, (ClippedPolicyGradient(),), course, 8, probe=True)
@@ -139,7 +139,7 @@ def test_a_run_repeats_and_learns():
 
 def test_the_controller_turns_the_knob():
     steered = Steered(PI(set_point=0.5, kp=1.0, ki=0.01, low=-1.0, high=1.0))
-    log = improve(SMALL.policy(9), TASK, (Entropic(),), Course(3, prompts=4, group=4), 9, steered=steered)
+    log = improve(SMALL.policy(9), TASK, (Entropic(),), Rounds(3, prompts=4, group=4), 9, steered=steered)
     first = log.series["entropy"][0] - 0.5
     assert log.series["alpha"][0] == pytest.approx(max(-1.0, min(1.0, first + 0.01 * first)), rel=1e-4)
 

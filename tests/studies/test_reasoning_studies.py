@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from homeostat.studies.dpo_shift import _monotone, judged
-from homeostat.studies.entropic import GAINS, SET_POINT, _gap, _steered
-from homeostat.studies.entropy_mechanism import foretold, spent
-from homeostat.studies.reasoning.base import Base
-from homeostat.studies.reasoning.preferences import pairs
-from homeostat.studies.reasoning.tasks import Chain
+from homeostat.studies.lab.reasoning.base import Base
+from homeostat.studies.lab.reasoning.preferences import pairs
+from homeostat.studies.lab.reasoning.tasks import Chain
+from homeostat.studies.papers.post_training.dpo_shift import _monotone, judged
+from homeostat.studies.papers.post_training.entropic import GAINS, SET_POINT, _gap, _steered
+from homeostat.studies.papers.post_training.entropy_mechanism import foretold, spent
 
 
 def test_the_curve_is_foretold_from_the_first_third():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from homeostat.streams import digits
-from homeostat.studies.stability_gap import (
+from homeostat.studies.papers.continual.stability_gap import (
     ANGLES,
     FIRST,
     _shares,

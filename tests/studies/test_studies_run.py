@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from homeostat.core.component import components
-from homeostat.studies.harness import run_cell, run_study
-from homeostat.studies.plasticity_probe import dead, gradient_rank, rank_correlation
-from homeostat.studies.training import Setup, accuracy, condition, hidden, l2, train
+from homeostat.studies.lab.cell import run_cell
+from homeostat.studies.lab.harness import run_study
+from homeostat.studies.lab.training import ArmSetup, accuracy, condition, hidden, l2, train
+from homeostat.studies.papers.plasticity.plasticity_probe import dead, gradient_rank, rank_correlation
 
 STUDIES = components("study")
 
@@ -33,9 +34,9 @@ def test_a_study_says_what_it_claims_and_names_its_paper(name):
 
 
 def test_the_network_is_what_the_setup_says():
-    plain = Setup("").network(4, (5, 6), 3)
+    plain = ArmSetup("").network(4, (5, 6), 3)
     assert [type(m).__name__ for m in plain] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
-    normed = Setup("", layer_norm=True, nonlinearity=torch.nn.Tanh).network(4, (5,), 3)
+    normed = ArmSetup("", layer_norm=True, nonlinearity=torch.nn.Tanh).network(4, (5,), 3)
     assert [type(m).__name__ for m in normed] == ["Linear", "LayerNorm", "Tanh", "Linear"]
     assert normed(torch.rand(2, 4)).shape == (2, 3)
 
@@ -49,7 +50,7 @@ def test_l2_adds_the_gradient_of_strength_times_square():
 
 
 def test_hidden_and_condition_see_dormant_units():
-    model = Setup("").network(3, (4,), 2)
+    model = ArmSetup("").network(3, (4,), 2)
     with torch.no_grad():
         model[0].bias[:3] = -1e6
     layers = hidden(model, torch.rand(8, 3))
@@ -65,7 +66,7 @@ def test_training_learns_and_scores_before_it_learns():
 
     stream = PermutedLabels(tasks=2, epochs=4, items=200)
     torch.manual_seed(0)
-    model = Setup("").network(64, (32,), 10)
+    model = ArmSetup("").network(64, (32,), 10)
     course = train(model, torch.optim.Adam(model.parameters(), lr=3e-3), stream)
     assert len(course.online) == len(course.end) == 2 and not course.diverged
     assert course.end[1] == accuracy(model, *stream.whole(1)) > course.online[1]
@@ -80,8 +81,8 @@ def test_rank_correlation_by_hand():
 
 
 def test_gradient_rank_counts_directions():
-    from homeostat.core.draw import Draw
-    from homeostat.core.readings import Probe
+    from homeostat.core.random import Draw
+    from homeostat.core.snapshot import Probe
 
     inputs = torch.eye(6)[[0, 0, 1, 1, 2, 2]]
     probe = Probe(

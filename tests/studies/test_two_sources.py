@@ -13,8 +13,13 @@ import pytest
 import torch
 from scipy import integrate
 
-from homeostat.studies.critical_periods_linear import DEPTHS, CriticalPeriodsLinearStudy, HalfNet, half_share
-from homeostat.studies.two_sources import Problem, descend, learning_time, race
+from homeostat.studies.lab.two_sources import Problem, descend, learning_time, race
+from homeostat.studies.papers.dynamics.critical_periods_linear import (
+    DEPTHS,
+    CriticalPeriodsLinearStudy,
+    HalfNet,
+    half_share,
+)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

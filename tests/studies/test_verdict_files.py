@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from homeostat.core.component import components
-from homeostat.studies.verdict import FEWEST_SEEDS, judge, overall
+from homeostat.studies.lab.verdict import FEWEST_SEEDS, judge, overall
 
 STUDIES = components("study")
 FILES = sorted(Path(str(files("homeostat.studies"))).joinpath("verdicts").glob("*.json"))

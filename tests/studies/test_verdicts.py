@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from homeostat.core.errors import BadInput
-from homeostat.studies.verdict import Expectation, Judged, Verdict, difference, fall, interval, judge, overall, write
+from homeostat.studies.lab.verdict import (
+    Expectation,
+    Judged,
+    Verdict,
+    difference,
+    fall,
+    interval,
+    judge,
+    overall,
+    write,
+)
 
 
 def by_seed(effects):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from homeostat.controllers import PI
-from homeostat.core.component import _REGISTRY, Component
+from homeostat.core.component import REGISTRY, Component
 from homeostat.core.errors import BadInput, UnknownName
 from homeostat.testing import DoesNotApply, Law, check_component, kinds_with_laws, laws_of_kind
 from homeostat.testing.check import run_laws
@@ -13,10 +13,10 @@ from homeostat.testing.check import run_laws
 
 @pytest.fixture(autouse=True)
 def _registry_is_left_as_it_was():
-    kept = {kind: dict(names) for kind, names in _REGISTRY.items()}
+    kept = {kind: dict(names) for kind, names in REGISTRY.items()}
     yield
-    _REGISTRY.clear()
-    _REGISTRY.update(kept)
+    REGISTRY.clear()
+    REGISTRY.update(kept)
 
 
 def keeps() -> None:

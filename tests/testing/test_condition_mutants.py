@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from mutants import unregistered, untested, wrong
 
-from homeostat.core.component import find, knob
-from homeostat.diagnosis import Condition, Sign
+from homeostat.core.component import Cite, find, knob
+from homeostat.diagnosis import Condition, Remedy, Sign
+from homeostat.diagnosis.condition import LayerCondition, graded
+from homeostat.diagnosis.thresholds import limit, measured
 from homeostat.testing.check import check_component
 
 BASE: Any = find("condition", "dormant-units")
@@ -32,7 +34,7 @@ def signs(change: Any) -> Any:
 
 
 def milder_when_worse(sign: Sign) -> Sign:
-    return dataclasses.replace(sign, severity="info") if sign.severity == "critical" else sign
+    return dataclasses.replace(sign, severity="warning" if sign.severity == "info" else "info")
 
 
 def with_number(number: Any) -> Any:
@@ -104,6 +106,31 @@ def test_a_condition_on_vitals_of_its_own_is_not_said_to_be_silent():
     report = check_component(Own(), only=["speaks", "severity is monotone"])
     assert not report.failed
     assert "my-own-vital" in report.skipped["speaks"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cold(LayerCondition, abstract=True):
+    """The temperature of a layer (median of the last 3 readings) is low: a condition as one file would define it."""
+
+    name = "cold"
+    cite = Cite("Somebody", 2024, "Temperature")
+    reads = ("temperature",)
+    explanation = "The layer has gone cold, and what is cold does not learn anything new."
+    remedies = (Remedy("warm it up", ("l2-init:strength=1e-3",)),)
+    courses = {"going cold": lambda t, ill: [("temperature", "fc1", 37.0 - 30.0 * ill * t)]}  # noqa: RUF012
+    info: float = limit(30.0, "policy: well below what is normal", ease=1.1)
+    warning: float = measured((25.0, 20.0), ease=1.1)
+
+    def sign(self, layer: str, values: Any, facts: Any) -> Sign | None:
+        severity = graded(float(values[-1]), self.limits(), "lower")
+        return Sign(severity, f"{layer} is cold", {"now": float(values[-1])}) if severity else None
+
+
+def test_a_condition_needs_nothing_but_its_own_class():
+    report = check_component(Cold())
+    assert report.ok, str(report)
+    assert Cold().warning == 25.0 and "not measured" in Cold.knob_specs()["warning"].source
+    assert Cold().finding({"fc1": Sign("info", "cold")}, 0).prescriptions[0].treatment == "l2-init:strength=1e-3"
 
 
 def study(**members: Any) -> Any:

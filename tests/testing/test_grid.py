@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from homeostat.shell.graph import trace_units
+from homeostat.shell.unit_graph.trace import trace_units
 from homeostat.testing.awkward_laws import BATCHES
 from homeostat.testing.grid import FROZEN, GATED, GRID, Case
 

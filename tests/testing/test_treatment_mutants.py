@@ -135,7 +135,7 @@ def lenient_init(self, view, knobs):
 
 
 class Wired(nn.Linear):
-    """What surgery puts in place of a layer: the same parameters, and something that should not be there."""
+    """A replacement of a layer: the same parameters, and something that should not be there."""
 
     passes = itertools.count(1)
 
@@ -156,11 +156,11 @@ def _seen(*args: Any) -> None:
     """A hook that does nothing."""
 
 
-def surgery(fault: str) -> Any:
+def replacing(fault: str) -> Any:
     def plan(self, view, state, knobs):
         return [ReplaceModule("0", lambda old: Wired(old, fault))], state
 
-    return mutant(base=L2Init, plan=plan, stage=Stage.SURGERY)
+    return mutant(base=L2Init, plan=plan, stage=Stage.MODULES)
 
 
 MUTANTS = {
@@ -188,9 +188,9 @@ MUTANTS = {
     "treats when attached": mutant(idle, L2Init),
     "one trajectory": mutant(remembers, L2Init),
     "resumes when attached": mutant(remembers, L2Init),
-    "usable while treated": surgery("lambda"),
-    "copies are left alone": surgery("shared"),
-    "no trace": surgery("hook"),
+    "usable while treated": replacing("lambda"),
+    "copies are left alone": replacing("shared"),
+    "no trace": replacing("hook"),
     "awkward batches": mutant(divides_by_spread),
     "NaN batch": mutant(averages_blindly),
     "any network": mutant(knows_names),

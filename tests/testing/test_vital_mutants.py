@@ -8,7 +8,7 @@ import torch
 from mutants import unregistered, untested, wrong
 
 from homeostat.core.component import Cite, knob
-from homeostat.core.readings import Readings
+from homeostat.core.snapshot import Readings
 from homeostat.testing.check import check_component
 from homeostat.vitals import DormantUnits, GradientNorm, TwinDistance
 

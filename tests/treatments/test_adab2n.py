@@ -23,8 +23,8 @@ from torch.optim import SGD, Adam
 import homeostat
 from homeostat.core.errors import BadInput, BadSetting, Refused
 from homeostat.treatments import PowerLawRehearsal
-from homeostat.treatments.adab2n import AdaB2N
-from homeostat.treatments.balanced_norm import BalancedBatchNorm2d, balanced, momentum
+from homeostat.treatments.normalization.adab2n import AdaB2N
+from homeostat.treatments.normalization.balanced_norm import BalancedBatchNorm2d, balanced, momentum
 
 SETTINGS = {"kappa": 0.5, "prior": 1.0, "penalty": 0.3, "absent_too": False, "tasks": 4}
 
@@ -291,7 +291,7 @@ def test_units_are_paired_through_the_layer():
         model, optimizer, treatments=[AdaB2N(tasks=5), "redo:every=2"], vitals=(), strict=True
     ) as run:
         model(numbers(4, 1, 4, 4))
-        (group,) = run._patient.ward.site.units
+        (group,) = run._network.treatments.traced.units
     assert {axis.name for axis in group.carriers} == {"1.weight", "1.bias"}
     assert {axis.name for axis in group.buffers} == {"1.running_mean", "1.running_var"}
 

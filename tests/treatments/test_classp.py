@@ -18,8 +18,8 @@ from torch.nn import functional as F
 import homeostat
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import View
-from homeostat.testing.bench import Bench
 from homeostat.testing.grid import DOUBLE, MLP
+from homeostat.testing.mini_run import Bench
 from homeostat.treatments import Classp, ReDo, ShrinkAndPerturb
 
 

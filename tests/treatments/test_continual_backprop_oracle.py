@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from homeostat.core.component import Knob
-from homeostat.core.draw import Draw
-from homeostat.testing.bench import Bench
+from homeostat.core.random import Draw
 from homeostat.testing.grid import Case, group
+from homeostat.testing.mini_run import Bench
 from homeostat.treatments import ContinualBackprop
 
 WIDE = Case(

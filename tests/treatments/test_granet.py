@@ -19,16 +19,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
-from homeostat.core.draw import Draw
+from homeostat import TreatOptions
 from homeostat.core.edits import ClearMoments, SetValues
 from homeostat.core.errors import BadSetting, Refused
+from homeostat.core.random import Draw
 from homeostat.core.treatment import View
-from homeostat.testing.bench import Bench
 from homeostat.testing.grid import CONV, DOUBLE, EMBEDDED, PARAMETRIZED, TIED
-from homeostat.treatments.continual_backprop import ContinualBackprop
-from homeostat.treatments.granet import GraNet
-from homeostat.treatments.masks import cosine, cubic, erdos_renyi_kernel, highest, prune, regenerate, scattered
-from homeostat.vitals.sparsity import sparsity
+from homeostat.testing.mini_run import Bench
+from homeostat.treatments.resets.continual_backprop import ContinualBackprop
+from homeostat.treatments.sparsity.granet import GraNet
+from homeostat.treatments.sparsity.masks import cosine, cubic, erdos_renyi_kernel, highest, prune, regenerate, scattered
+from homeostat.vitals.activations.sparsity import sparsity
 
 SHORT = GraNet(sparsity=0.8, every=4, end=40, horizon=60)
 
@@ -91,7 +92,7 @@ def test_sparsity_is_exact_at_every_step_under_adam_with_decay():
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-            (saved,) = [network["treatments"]["granet"] for network in run.state_dict()["networks"].values()]
+            (saved,) = [network["treatments"]["applied"]["granet"] for network in run.state_dict()["networks"].values()]
             masks = {name.removesuffix("/mask"): mask for name, mask in saved["state"].items()}
             progress = min(step // 4 * 4 / 40, 1)
             assert sum(int(m.sum()) for m in masks.values()) == round(total * (1 - 0.9 * (1 - (1 - progress) ** 3)))
@@ -119,7 +120,9 @@ def test_with_counts_per_element_a_weight_switched_on_makes_adams_first_step():
     torch.manual_seed(0)
     model = nn.Linear(12, 9).double()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    with homeostat.attach(model, optimizer, treatments=[SHORT], vitals=(), element_steps=True, strict=True) as run:
+    with homeostat.attach(
+        model, optimizer, treatments=[SHORT], vitals=(), strict=True, treat=TreatOptions(element_steps=True)
+    ) as run:
         for step in range(1, 34):
             if step == 32:
                 before = _mask(run).clone()
@@ -132,8 +135,8 @@ def test_with_counts_per_element_a_weight_switched_on_makes_adams_first_step():
     assert torch.allclose(model.weight[new].abs(), torch.tensor(1e-2, dtype=torch.float64), rtol=1e-4)
 
 
-def _mask(run: homeostat.Run) -> torch.Tensor:
-    (saved,) = [network["treatments"]["granet"] for network in run.state_dict()["networks"].values()]
+def _mask(run: homeostat.AttachedRun) -> torch.Tensor:
+    (saved,) = [network["treatments"]["applied"]["granet"] for network in run.state_dict()["networks"].values()]
     return saved["state"]["weight/mask"]
 
 
@@ -179,7 +182,9 @@ def test_averaged_copies_are_pruned_and_detaching_lets_go():
         optimizer.step()
         average.update_parameters(model)
 
-    with homeostat.attach(model, optimizer, treatments=[SHORT], vitals=(), averaged=average, strict=True):
+    with homeostat.attach(
+        model, optimizer, treatments=[SHORT], vitals=(), strict=True, treat=TreatOptions(averaged=average)
+    ):
         for _ in range(43):
             step()
         assert float(sparsity({"0.weight": average.module.weight})["0"]) == 0.8

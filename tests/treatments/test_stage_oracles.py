@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
-from homeostat.core.draw import Draw
+from homeostat.core.random import Draw
 from homeostat.core.treatment import View
 from homeostat.treatments import MaskedSoftmax, PowerLawRehearsal, TemporalEnsemble
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from homeostat.core.draw import Draw
 from homeostat.core.edits import SetValues
 from homeostat.core.errors import BadSetting, Refused
+from homeostat.core.random import Draw
 from homeostat.core.treatment import Fresh, View
-from homeostat.testing.bench import Bench
 from homeostat.testing.grid import CONV, DOUBLE, NORMED
+from homeostat.testing.mini_run import Bench
 from homeostat.treatments import (
     L2Init,
     LayerNormInsertion,
@@ -26,8 +26,8 @@ from homeostat.treatments import (
     SpectralRegularization,
     WassersteinRegularization,
 )
-from homeostat.treatments.layer_norm import with_norm
-from homeostat.treatments.spectral import power_step
+from homeostat.treatments.normalization.layer_norm import with_norm
+from homeostat.treatments.regularization.spectral import power_step
 
 
 def weights(*shapes: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.autograd.functional import hessian
 
-from homeostat.core.readings import Probe
+from homeostat.core.snapshot import Probe
 
 
 def dense_hessian(probe: Probe) -> np.ndarray:

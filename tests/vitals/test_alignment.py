@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from homeostat.core.errors import BadInput
-from homeostat.shell.graph import trace_units
+from homeostat.shell.unit_graph.trace import trace_units
 from homeostat.vitals import distance, match_activations, match_weights, permuted
 
 

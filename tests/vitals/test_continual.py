@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeostat.core.errors import BadInput
-from homeostat.vitals.continual import (
+from homeostat.vitals.continual.continual import (
     Timeline,
     minimum_accuracy,
     stability_gaps,

@@ -10,8 +10,8 @@ from dense import dense_hessian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Readings
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Readings
 from homeostat.testing import inputs
 from homeostat.vitals import Sharpness, edge, sharpness, top_eigenpair
 

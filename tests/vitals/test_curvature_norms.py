@@ -8,8 +8,8 @@ import pytest
 import torch
 from dense import dense_hessian
 
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Readings
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Readings
 from homeostat.testing import inputs
 from homeostat.vitals import HessianNorm, HessianTrace, hessian_moments, sharpness, stochastic_edge
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from homeostat.core.readings import Readings
+from homeostat.core.snapshot import Readings
 from homeostat.testing import inputs
 from homeostat.vitals import GradientNorm, Loss, NonFinite, gradient_norm, non_finite, update_ratio, weight_norm
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Readings
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Readings
 from homeostat.vitals import PlasticGradient, StableGradient, TaskAccuracy, TaskAlignment
 
 Items = tuple[torch.Tensor, torch.Tensor]

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Readings
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Readings
 from homeostat.testing import inputs
 from homeostat.vitals import Plasticity, plasticity
-from homeostat.vitals.probe_task import fresh_targets
+from homeostat.vitals.continual.probe_task import fresh_targets
 
 
 def probe_of(model: nn.Module, x: torch.Tensor, seed: int = 0) -> Probe:

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeostat.core.readings import Readings
+from homeostat.core.snapshot import Readings
 from homeostat.testing import inputs
 from homeostat.vitals import EffectiveRank, SRank, StableRank, effective_rank, singular_values, srank, stable_rank
-from homeostat.vitals.rank import GRAM_WIDTH, MAX_ROWS
+from homeostat.vitals.activations.rank import GRAM_WIDTH, MAX_ROWS
 
 
 def oracle(matrix: np.ndarray, delta: float = 0.01) -> tuple[float, int, float]:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from homeostat.core.readings import Readings
-from homeostat.vitals.sparsity import Sparsity, sparsity
+from homeostat.core.snapshot import Readings
+from homeostat.vitals.activations.sparsity import Sparsity, sparsity
 
 
 @pytest.mark.oracle("sparsity")

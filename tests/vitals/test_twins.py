@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeostat.core.readings import Readings, Twin
+from homeostat.core.snapshot import Readings, Twin
 from homeostat.testing import inputs
 from homeostat.vitals import TwinBarrier, TwinDistance, distance, linear_cka, loss_barrier, mixed
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from homeostat.core.errors import BadSetting
-from homeostat.core.readings import Readings
+from homeostat.core.snapshot import Readings
 from homeostat.vitals import (
     ActiveUnits,
     DeadUnits,

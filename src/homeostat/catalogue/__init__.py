@@ -1,9 +1,9 @@
-"""The papers as data, their state derived from the code, and search over them."""
+"""The catalogue of papers: entries, search, and a state derived from the code."""
 
+from homeostat.catalogue.entries import Entry, entries, entry, families
 from homeostat.catalogue.evidence import Evidence, evidence_of
 from homeostat.catalogue.lookup import search
-from homeostat.catalogue.rows import Entry, entries, entry, families
-from homeostat.catalogue.standing import EntryState, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue.status import EntryState, state, to_json, unknown_entries, verdict_of
 
 __all__ = [
     "Entry",

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 
-from homeostat.catalogue.rows import Entry, entries
+from homeostat.catalogue.entries import Entry, entries
 from homeostat.core.errors import BadInput
 
 _WEIGHTS = {
@@ -24,20 +24,20 @@ _ENDINGS = (("isation", "ization"), ("ising", "izing"), ("ised", "ized"), ("ise"
 
 
 def search(words: str, limit: int = 10) -> list[tuple[Entry, float]]:
-    """Entries that match, best first, with their scores (positive, comparable within one search only).
+    """Entries that match, best first, with their scores (positive; comparable within one search only).
 
     A word of the query also matches longer words that begin with it, at half the weight: "plastic" finds "plasticity".
 
     Args:
         words: the query.
-        limit: how many at most.
+        limit: maximum number of entries.
 
     Raises:
-        BadInput: the query has no word in it, or the limit is below 1.
+        BadInput: the query has no words, or the limit is below 1.
     """
     query = tokens(words)
     if not query:
-        raise BadInput("nothing to search for: give at least one word, for example `dormant units`")
+        raise BadInput("the query is empty: give at least one word, for example `dormant units`")
     if limit < 1:
         raise BadInput(f"limit must be at least 1, got {limit}")
     texts, rarity = _index()
@@ -48,7 +48,7 @@ def search(words: str, limit: int = 10) -> list[tuple[Entry, float]]:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower-case words and numbers; plural "s" dropped, British endings spelled the American way."""
+    """Lower-case words and numbers, without plural "s" and with American spelling."""
     return [_stem(word) for word in re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())]
 
 

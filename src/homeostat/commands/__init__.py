@@ -1,1 +1,1 @@
-"""The commands of the command line, one file per subject. Nothing here imports torch before a command needs it."""
+"""The commands of the command line, one file per subject. torch is imported only when a command needs it."""

@@ -1,4 +1,4 @@
-"""The command `homeostat check`: the laws, for our components and for anybody's."""
+"""The command `homeostat check`: checks the laws of registered and user-defined components."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ def check(
         list[str] | None,
         typer.Argument(
             metavar="[MODULE:NAME | FILE.py | NAME]...",
-            help="A component class in a module or a file, all of a module or file, or the name of a registered one.",
+            help="A component class in a module, all components of a module or file, or a registered name.",
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every registered component.")] = False,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="With --all: only this kind.")] = None,
-    law: Annotated[list[str] | None, typer.Option(metavar="LAW", help="Only this law; may be repeated.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Check every registered component.")] = False,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="With --all: check only this kind.")] = None,
+    law: Annotated[list[str] | None, typer.Option(metavar="LAW", help="Check only this law; repeatable.")] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Long runs on every network, and a second process: minutes.")
+        bool,
+        typer.Option("--thorough", help="Also test long runs on every network, and a second process; takes minutes."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the laws every component must obey. Exit code 1 if one is broken, 2 if something cannot be checked."""
+    """Check the laws that every component must satisfy.
+
+    Exit code 1 if a law is broken, 2 if a component cannot be checked.
+    """
     if bool(targets) == all_ or (kind is not None and not all_):
-        raise BadInput(
-            "name components as MODULE:NAME, FILE.py or NAME, or say --all (and with it --kind, if you like)"
-        )
+        raise BadInput("name components as MODULE:NAME, FILE.py or NAME, or use --all (optionally with --kind)")
     chosen = _every(kind) if all_ else _chosen(targets or [])
     reports = _checked(chosen, thorough, law or [])
     if as_json:
@@ -63,27 +65,27 @@ def _every(kind: str | None) -> list[Any]:
 
 
 def _chosen(targets: list[str]) -> list[Any]:
-    from homeostat.testing.finding import found
+    from homeostat.testing.resolve import found
 
     return list(dict.fromkeys(cls for target in targets for cls in found(target)))
 
 
 def _checked(chosen: list[Any], thorough: bool, only: list[str]) -> list[Any]:
-    """A report of each, with a progress bar on a terminal."""
+    """A report for each component, with a progress bar on a terminal."""
     from homeostat.testing.check import as_component, check_component
 
-    instances = [as_component(component) for component in chosen]  # what cannot be made is told before the long work
+    instances = [as_component(component) for component in chosen]  # fail before the long checks start
     reports = []
-    with _progress(len(instances)) as told:
+    with _progress(len(instances)) as advance:
         for number, component in enumerate(instances):
-            step = told(number, component.name)
+            step = advance(number, component.name)
             reports.append(check_component(component, thorough=thorough, only=only, progress=step))
     return reports
 
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[int, str], Callable[[str, int, int], None]]]:
-    """A bar on stderr that fills law by law; nothing where stderr is no terminal."""
+    """A progress bar on stderr that advances with each law; disabled if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -92,16 +94,16 @@ def _progress(total: int) -> Iterator[Callable[[int, str], Callable[[str, int, i
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=total)
 
-        def told(number: int, name: str) -> Callable[[str, int, int], None]:
+        def advance(number: int, name: str) -> Callable[[str, int, int], None]:
             return lambda law, done, laws: progress.update(
                 bar, completed=number + done / laws, description=f"{name}: {law}"
             )
 
-        yield told
+        yield advance
 
 
 def _json(report: Any) -> dict[str, Any]:
-    """The documented JSON of one component; `reasons` says why a law is broken, declared or does not apply."""
+    """The JSON of one component; `reasons` explains broken, declared and inapplicable laws."""
     return {
         "name": report.component,
         "kind": report.kind,
@@ -115,7 +117,7 @@ def _json(report: Any) -> dict[str, Any]:
 
 
 def _show(reports: list[Any]) -> None:
-    """One component: every law. Several: a line for each, then what is broken and declared."""
+    """Print every law of a single component, or one line per component and then the broken and declared laws."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -130,7 +132,7 @@ def _show(reports: list[Any]) -> None:
 
 
 def _show_laws(console: Any, report: Any) -> None:
-    """What is wrong comes with what the law demands; what is kept needs no words."""
+    """Print the laws of one component; broken laws are shown with their requirement."""
     from homeostat.testing.check import laws_of_kind
 
     demands = laws_of_kind(report.kind)
@@ -145,14 +147,14 @@ def _show_components(console: Any, reports: list[Any]) -> None:
     columns = ("component", "kept", "declared", "do not apply", "broken")
     counts = [(r.component, *(str(len(laws)) for laws in (r.passed, r.declared, r.skipped, r.failed))) for r in reports]
     _table(console, "", columns, counts)
-    told = [
+    notable = [
         (outcome, f"{r.component}: {law}", why)
         for r in reports
         for law, outcome, why in r.outcomes()
         if outcome in ("BROKEN", "declared")
     ]
-    if told:
-        _table(console, "", ("", "law", "why"), told)
+    if notable:
+        _table(console, "", ("", "law", "why"), notable)
 
 
 def _table(console: Any, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -17,24 +17,24 @@ from homeostat.commands.records import AsJson
 )
 def compare(
     stream: Annotated[
-        str, typer.Option(metavar="TEXT", help="A stream with settings; `homeostat list stream` names them.")
+        str, typer.Option(metavar="TEXT", help="Stream with settings; see `homeostat list stream`.")
     ] = "permuted-labels:tasks=20",
     treat: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="One arm; repeat it. 'A + B' applies both.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Treatment of one arm; repeatable. 'A + B' applies both.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="How many.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Number of seeds.")] = 5,
     width: Annotated[int, typer.Option(metavar="H", help="Units in each hidden layer.")] = 100,
     depth: Annotated[int, typer.Option(metavar="L", help="Hidden layers.")] = 2,
     rate: Annotated[float, typer.Option(metavar="LR", help="Learning rate of Adam.")] = 1e-3,
-    jobs: Annotated[int, typer.Option(metavar="N", help="Processes at a time.")] = 2,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Number of parallel processes.")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Compare treatments on a stream: a table with intervals, time and memory, arms paired by seed.
 
-    Finished runs are kept: after an interruption, or with more seeds or arms, nothing is computed twice.
+    Finished runs are cached: after an interruption, or with more seeds or arms, they are reused.
     """
     try:
-        from homeostat.studies import compare as comparing
+        from homeostat.studies.lab import compare as comparing
 
         asked = comparing.Comparison(stream=stream, treat=tuple(treat or ()), width=width, depth=depth, rate=rate)
         outcome = comparing.compare(asked, seeds, jobs, _command(asked, seeds))
@@ -65,9 +65,7 @@ def _print(outcome: Any, shown: dict[str, str]) -> None:
         table.add_row(Text(arm), *(_cell(found[name]) for name in names))
     console = Console(highlight=False)
     console.print(table)
-    console.print(
-        "[dim]mean; below it, the difference from the untreated arm under the same seeds with its 95% interval"
-    )
+    console.print("[dim]mean, and the difference from the untreated arm under the same seeds with its 95% interval")
     for name in names:
         console.print(f"[dim]{name}: {shown[name]}", highlight=False)
     console.print(Text(outcome.command, style="dim"))

@@ -1,4 +1,4 @@
-"""Commands about what the library holds: list, catalogue, study."""
+"""Commands about components, papers and studies: list, catalogue, study."""
 
 from __future__ import annotations
 
@@ -43,14 +43,18 @@ def list_components(
     _print_table("", ["name", "what", "settings"], [[r["name"], r["what"], _texts(r["settings"])] for r in rows])
 
 
-@command("homeostat catalogue --search 'dormant units'", "homeostat catalogue redo", "homeostat catalogue --json")
+@command(
+    "homeostat catalogue --search 'dormant units'",
+    "homeostat catalogue continual-backprop",
+    "homeostat catalogue --json",
+)
 def catalogue(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One entry in full.")] = None,
-    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Only entries that match, best first.")] = None,
-    family: Annotated[str | None, typer.Option(metavar="F", help="Only this family.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show one entry in full.")] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Show matching entries only, best first.")] = None,
+    family: Annotated[str | None, typer.Option(metavar="F", help="Show this family only.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the papers the library knows, and where each stands here."""
+    """Show the catalogue of papers, and what is implemented and tested of each."""
     from homeostat import catalogue as papers
 
     chosen = [papers.entry(id)] if id else list(papers.entries())
@@ -71,23 +75,27 @@ def catalogue(
 
 @command("homeostat study", "homeostat study continual-backprop --budget paper --seeds 10 --jobs 2")
 def study(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Which claim to test; none lists them.")] = None,
-    budget: Annotated[Budget, typer.Option(help="smoke: seconds; paper: minutes, and a verdict.")] = Budget.SMOKE,
-    seeds: Annotated[
-        int | None, typer.Option(metavar="N", help="How many; the study's own number if left out.")
+    id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Study to run; without it, list all studies.")
     ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", help="Processes at a time.")] = 1,
+    budget: Annotated[
+        Budget, typer.Option(help="smoke takes seconds; paper takes minutes and gives a verdict.")
+    ] = Budget.SMOKE,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of seeds; by default that of the study.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Number of parallel processes.")] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdict to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test a paper's claim: every arm under every seed, then a verdict with its interval."""
+    """Test a paper's claim: run every arm under every seed, and print a verdict with its interval."""
     from homeostat.core.component import components
 
     if id is None:
         return _list_studies(components("study"), as_json)
     try:
-        from homeostat.studies.harness import run_study
-        from homeostat.studies.table import show
+        from homeostat.studies.lab.harness import run_study
+        from homeostat.studies.lab.tables import show
 
         verdict = run_study(id, budget=budget.value, seeds=seeds, jobs=jobs, out=out)
     except ImportError as error:
@@ -119,7 +127,7 @@ def _list_studies(known: dict[str, type[Any]], as_json: bool) -> None:
     if as_json:
         found = [{"id": name, "claim": cls.claim, "verdict": v and v["verdict"]} for name, cls, v in rows]
         return show_json({"studies": found})
-    cells = [[name, v["verdict"] if v else "not yet run at paper budget", cls.claim] for name, cls, v in rows]
+    cells = [[name, v["verdict"] if v else "not run at paper budget", cls.claim] for name, cls, v in rows]
     _print_table("", ["study", "verdict", "claim"], cells)
 
 

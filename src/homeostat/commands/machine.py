@@ -14,13 +14,13 @@ from homeostat.commands.records import DEFAULT, PAGE, AsJson, Folder
 
 @command("homeostat demo", "homeostat demo --seeds 2 --tasks 20 --json")
 def demo(
-    seeds: Annotated[int, typer.Option(metavar="N", help="Runs of each arm, at least 2.")] = 5,
-    tasks: Annotated[int, typer.Option(metavar="N", help="How often the problem changes, more than 10.")] = 40,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = PAGE,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Number of seeds, at least 2.")] = 5,
+    tasks: Annotated[int, typer.Option(metavar="N", help="Number of tasks, more than 10.")] = 40,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of the report page.")] = PAGE,
     record: Folder = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    """Train on real digits that keep changing, untreated and under the closed loop, side by side. About a minute."""
+    """Train on digits whose labels keep changing, untreated and under the closed loop. Takes about a minute."""
     try:
         from homeostat import demo
 
@@ -39,11 +39,11 @@ def version(as_json: AsJson = False) -> None:
 
 @command("homeostat doctor", "homeostat doctor --json")
 def doctor(as_json: AsJson = False) -> None:
-    """Check this installation: what can be hooked, which extras are there, and whether a small training run is seen.
+    """Check this installation: torch's hooks, optional extras, and a small training run.
 
-    Exit code 1 if something that must work does not.
+    Exit code 1 if a required check fails.
     """
-    from homeostat.shell.doctor import examine
+    from homeostat.commands.doctor import examine
 
     found = examine()
     if as_json:
@@ -62,7 +62,7 @@ def _print(found: Any) -> None:
     marks = {
         "ok": ("ok", "green"),
         "missing": ("-", "dim"),
-        "blind": ("not seen", "yellow"),
+        "blind": ("not measured", "yellow"),
         "broken": ("FAILED", "bold red"),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -70,4 +70,4 @@ def _print(found: Any) -> None:
         word, style = marks[check.state]
         table.add_row(Text(word, style=style), Text(check.what), Text(check.says))
     Console(highlight=False).print(table)
-    typer.echo("everything that must work does" if found.well else "something that must work does not; see above")
+    typer.echo("all required checks passed" if found.well else "a required check failed; see above")

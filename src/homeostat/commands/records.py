@@ -10,7 +10,7 @@ import typer
 
 from homeostat.commands.app import command, missing_extra, show_json
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id (or the start of one), path, or last.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, the start of an id, a path, or last.")]
 Folder = Annotated[Path, typer.Option("--record", metavar="DIR", help="Folder of run records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT = Path("homeostat-runs")
@@ -30,21 +30,25 @@ def runs(record: Folder = DEFAULT, as_json: AsJson = False) -> None:
 
     from homeostat.report.terminal import runs_table
 
-    Console(highlight=False).print(runs_table(found) if len(found) else f"no run in {record} yet: homeostat run SCRIPT")
+    Console(highlight=False).print(
+        runs_table(found) if len(found) else f"no runs in {record}; start one with: homeostat run SCRIPT"
+    )
     for path, why in found.unreadable:
-        typer.echo(f"left out {path.name}: {why}", err=True)
+        typer.echo(f"skipped {path.name}: {why}", err=True)
 
 
 @command("homeostat findings last", "homeostat findings 20260101-120000-train --json")
 def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = False) -> None:
-    """Show what was found in a run, and what usually helps."""
+    """Show the findings of a run, and what usually helps."""
     from homeostat.record import open_record
 
     with open_record(run, record) as reader:
         if as_json:
             found = [finding.to_json() for finding in reader.findings()]
             not_measured = [missing._asdict() for missing in reader.not_measured()]
-            return show_json({"run": reader.run, "findings": found, "not_measured": not_measured})
+            failed = [part._asdict() for part in reader.failures()]
+            seen = {"run": reader.run, "diagnosed": not failed, "failed": failed}
+            return show_json(seen | {"findings": found, "not_measured": not_measured})
         from rich.console import Console
 
         from homeostat.report.terminal import print_summary
@@ -55,12 +59,12 @@ def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = 
 @command("homeostat report last --open", "homeostat report 20260101-120000-train --out page.html")
 def report(
     run: RunName = "last",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = PAGE,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of the report page.")] = PAGE,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     record: Folder = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a run: one HTML page that needs no network. With --json, the whole record instead."""
+    """Write the report of a run: one HTML page that works offline. With --json, print the whole record instead."""
     from homeostat.record import open_record, to_json
 
     with open_record(run, record) as reader:

@@ -1,4 +1,4 @@
-"""`homeostat run`: options of ours first, then the script (or `-m MODULE`) and everything that belongs to it."""
+"""`homeostat run`: Homeostat's options come first, then the script (or `-m MODULE`) with its arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from homeostat.commands.app import command
 
 
 class Ready(Exception):
-    """Carries a checked run out of the parser: the script must run outside of it, with nothing between."""
+    """Carries a checked run out of the parser, so that the script runs outside of its exception handling."""
 
     def __init__(self, start: Callable[[], None]) -> None:
         super().__init__()
@@ -22,21 +22,21 @@ class Ready(Exception):
 
 
 class Threshold(StrEnum):
-    """Severities that can end a run with their own exit code."""
+    """Severities for `--fail-on`."""
 
     WARNING = "warning"
     CRITICAL = "critical"
 
 
 class RunCommand(TyperCommand):
-    """`-m` ends our options like a script's name does; what follows it is never ours."""
+    """Treats `-m` like a script's name: it ends Homeostat's options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         at = self._end_of_options(args)
         return super().parse_args(ctx, [*args[:at], "--", *args[at:]] if at is not None else args)
 
     def _end_of_options(self, args: list[str]) -> int | None:
-        """Index of an `-m` among our options; None when they end otherwise."""
+        """Index of an `-m` that ends our options; None if something else ends them."""
         flags = {name: getattr(p, "is_flag", False) or p.name == "help" for p in self.params for name in p.opts}
         at = 0
         while at < len(args) and args[at].startswith("-") and args[at] != "--":
@@ -56,7 +56,7 @@ class RunCommand(TyperCommand):
 )
 def run(
     program: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT ARGS | -m MODULE ARGS", help="What python would be given.")
+        list[str], typer.Argument(metavar="SCRIPT ARGS | -m MODULE ARGS", help="Arguments as given to python.")
     ],
     treat: Annotated[
         list[str] | None,
@@ -64,31 +64,33 @@ def run(
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:vital=NAME,knob=NAME,...", help="Let a vital turn a knob. Repeatable."),
+        typer.Option(metavar="NAME:vital=NAME,knob=NAME,...", help="Let a vital control a knob. Repeatable."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the edits it would make; make none.")] = False,
-    vitals: Annotated[str, typer.Option(metavar="default|all|NAME,...", help="What to measure.")] = "default",
-    budget: Annotated[str, typer.Option(metavar="SHARE", help="Wall time measuring may take: 2% or 0.02.")] = "2%",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan edits and print them; make none.")] = False,
+    vitals: Annotated[str, typer.Option(metavar="default|all|NAME,...", help="Vitals to measure.")] = "default",
+    budget: Annotated[str, typer.Option(metavar="SHARE", help="Share of wall time for measuring: 2% or 0.02.")] = "2%",
     every: Annotated[
-        int | None, typer.Option(metavar="N", help="Measure every N optimizer steps instead; reproducible.")
+        int | None,
+        typer.Option(metavar="N", help="Measure every N optimizer steps instead of by budget; reproducible."),
     ] = None,
     record: Annotated[Path, typer.Option(metavar="DIR", help="Folder of run records.")] = Path("homeostat-runs"),
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the record as JSON.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the record as JSON to this file.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of Homeostat's own draws.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of Homeostat's own random draws.")] = 0,
     fail_on: Annotated[
-        Threshold | None, typer.Option(help="Exit 10 if a finding is at least this severe and the script exits 0.")
+        Threshold | None,
+        typer.Option(help="Exit code 10 if the script succeeds but a finding is at least this severe."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
-    """Run a training script as python would, measure its vitals, and say what it found.
+    """Run a training script as python would, measure its vitals, and report findings.
 
-    The first argument that is not an option ends Homeostat's options: the rest belongs to the script.
+    The first argument that is not an option ends Homeostat's options; the rest belongs to the script.
     HOMEOSTAT_DISABLE=1 runs the script without Homeostat.
     """
-    from homeostat.shell.runner import Launch
-    from homeostat.shell.settings import Settings
+    from homeostat.shell.launch.runner import Launch
+    from homeostat.shell.run.settings import Settings
 
     settings = Settings.parse(
         vitals=vitals,

@@ -1,4 +1,4 @@
-"""Control laws, and controllers that turn a knob by a vital."""
+"""Control laws, and controllers that set a knob according to a vital."""
 
 from homeostat.controllers.controllers import PI, DualAscent, Hysteresis, Multiplicative, Proportional
 from homeostat.controllers.homeostatic import Homeostatic

@@ -15,8 +15,8 @@ from homeostat.core.controller import Controller, gains
 from homeostat.core.errors import BadSetting
 from homeostat.core.treatment import State
 
-_HOUSE = "house choice"
-_PID = Cite("Astrom, Hagglund", 2006, "Advanced PID Control", where="ISA")
+_HOUSE = "our choice"
+_PID = Cite("Åström and Hägglund", 2006, "Advanced PID Control", where="ISA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,10 @@ class LimitedController(Controller, abstract=True):
     """Set point and limits shared by every controller here.
 
     Settings:
-        set_point: value of the vital that is aimed for.
+        set_point: desired value of the vital.
         low, high: limits of the knob.
-        slew: largest move of the knob per control step.
-        when_high: what a vital above the set point does to the knob: "raise" or "lower" it.
+        slew: largest change of the knob per control step.
+        when_high: whether a vital above the set point must "raise" or "lower" the knob.
 
     A measurement that is NaN or infinite changes nothing.
     """
@@ -42,8 +42,6 @@ class LimitedController(Controller, abstract=True):
         super().__post_init__()
         if self.low > self.high:
             raise BadSetting(f"{self.name}: low ({self.low:g}) must not be above high ({self.high:g})")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise BadSetting(f"{self.name}.every must be a whole number of steps of at least 1, got {self.every!r}")
 
     def init(self, value: Tensor) -> State:
         return laws.start(value, gains(self))
@@ -68,7 +66,7 @@ class Proportional(LimitedController):
 
     cite = _PID
     declared: ClassVar[Mapping[str, str]] = {
-        "settles": "proportional action alone leaves a steady offset of the order of 1 / kp; use pi to remove it",
+        "settles": "proportional action alone leaves a steady offset of the order of 1 / kp; pi removes it",
     }
     kp: float = knob(0.1, low=0.0, neutral=0.0, unit="knob per vital", source=_HOUSE)
 
@@ -78,7 +76,7 @@ class Proportional(LimitedController):
 
 @dataclass(frozen=True, kw_only=True)
 class PI(LimitedController):
-    """knob <- knob + kp * (error - previous error) + ki * error: no windup, no bump at the start.
+    """knob <- knob + kp * (error - previous error) + ki * error. No windup, and no jump at the start.
 
     >>> PI(set_point=0.25, ki=0.5).step(torch.tensor(0.5), PI().init(torch.tensor(0.25)))[0].item()
     0.375
@@ -102,7 +100,7 @@ class Hysteresis(LimitedController):
 
     cite = Cite("Tsypkin", 1984, "Relay Control Systems", where="Cambridge University Press")
     declared: ClassVar[Mapping[str, str]] = {
-        "settles": "a switch has two positions only, so the vital cycles around the dead band",
+        "settles": "a switch has only two positions, so the vital cycles around the dead band",
     }
     band: float = knob(0.0, low=0.0, unit="unit of the vital", source=_HOUSE)
 
@@ -114,15 +112,15 @@ class Hysteresis(LimitedController):
 class DualAscent(LimitedController):
     """Multiplier of the constraint vital <= set_point: knob <- [knob + rate * (vital - set_point)].
 
-    With `optimistic`, the step looks one error ahead, which damps oscillation.
+    With `optimistic`, the step extrapolates the error by one step, which damps oscillation.
 
     >>> DualAscent(rate=0.5, high=10.0).step(torch.tensor(2.0), DualAscent().init(torch.tensor(0.0)))[0].item()
     1.0
     """
 
     cite = (
-        Cite("Arrow, Hurwicz, Uzawa", 1958, "Studies in Linear and Non-Linear Programming", where="Stanford"),
-        Cite("Daskalakis, Ilyas, Syrgkanis, Zeng", 2018, "Training GANs with Optimism", "1711.00141"),
+        Cite("Arrow, Hurwicz and Uzawa", 1958, "Studies in Linear and Non-Linear Programming", where="Stanford"),
+        Cite("Daskalakis, Ilyas, Syrgkanis and Zeng", 2018, "Training GANs with Optimism", "1711.00141"),
     )
     rate: float = knob(0.05, low=0.0, neutral=0.0, unit="knob per vital per control step", source=_HOUSE)
     optimistic: bool = option(False, choices=(True, False))
@@ -135,13 +133,13 @@ class DualAscent(LimitedController):
 class Multiplicative(LimitedController):
     """knob <- knob * exp(rate * error), at most a factor of `factor` per control step. For positive knobs.
 
-    The adaptive penalty of PPO (Schulman et al. 2017, arXiv:1707.06347, section 4) is its saturated form.
+    The adaptive penalty of PPO (Schulman et al. 2017, arXiv:1707.06347, section 4) always changes by the full factor.
 
     >>> Multiplicative(rate=100.0).step(torch.tensor(1.0), Multiplicative().init(torch.tensor(0.25)))[0].item()
     0.5
     """
 
-    cite = Cite("Schulman, Wolski, Dhariwal, Radford, Klimov", 2017, "Proximal Policy Optimization", "1707.06347")
+    cite = Cite.of("ppo")
     low: float = knob(1e-8, low=0.0, unit="unit of the knob", source=_HOUSE)
     rate: float = knob(0.2, low=0.0, neutral=0.0, unit="1/vital per control step", source=_HOUSE)
     factor: float = knob(2.0, low=1.0, unit="", source="arXiv:1707.06347")

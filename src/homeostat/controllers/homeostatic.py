@@ -1,10 +1,9 @@
-"""A learner whose own learning rate is at stake: what it takes in moves the rate, and it decides what to take in."""
+"""A learner that decides which items to learn from. The items it accepts change its learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from homeostat.core.treatment import State
 
 
 def valence(label: Tensor, classes: int) -> Tensor:
-    """What an item of a class does to the learner: +1 (excites) for the upper half of the classes, -1 for the lower.
+    """Effect of an item on the learning rate: +1 for the upper half of the classes, -1 for the lower half.
 
     Args:
         label: [*], class numbers.
@@ -26,18 +25,19 @@ def valence(label: Tensor, classes: int) -> Tensor:
 
 
 def taken_in(kept: Tensor, changed: Tensor, targets: Tensor, effect: Tensor) -> Tensor:
-    """What an offered item does to the learner: its true effect if the learner takes it in, else 0.
+    """Effect of an offered item on the learning rate: its true effect if the learner accepts it, else 0.
 
         effect * 1[accuracy(changed) > accuracy(kept)]
 
-    The learner compares two imagined updates of itself on items it remembers: one with its learning rate as it is, one
-    with the rate moved the way the item *seems* to move it. It takes the item in if that would have been better. But
-    what then happens is what the item *is*: a wrong guess moves the rate the wrong way.
+    The learner tries two updates on a copy and compares their accuracy on remembered items: one with the current
+    learning rate, one with the rate changed in the direction of the item's *predicted* effect. It accepts the item if
+    the second is better. Then the rate changes by the item's *true* effect, so a wrong prediction changes it in the
+    wrong direction.
 
     Args:
         kept, changed: [*R, M, C], outputs on the remembered items after the two updates.
         targets: [*R, M], their labels.
-        effect: [*R], true valence of the item offered.
+        effect: [*R], true effect of the offered item.
 
     Returns:
         [*R], -1, 0 or 1.
@@ -50,12 +50,12 @@ def taken_in(kept: Tensor, changed: Tensor, targets: Tensor, effect: Tensor) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Homeostatic(LimitedController):
-    """knob <- knob + bite * effect, with the effect of what was taken in (`taken_in`): -1, 0 or 1.
+    """knob <- knob + bite * effect, with the effect of the accepted item (`taken_in`): -1, 0 or 1.
 
-    Turns the learning rate of a learner that decides by itself what to take in. Read the effect from a gauge.
+    Sets the learning rate of a learner that decides which items to learn from. A gauge supplies the effect.
 
     Settings:
-        bite: how far one item moves the knob; the authors take a tenth of the rate they start with.
+        bite: change of the knob per item; the authors use a tenth of the initial rate.
         low, high: the authors' rate stays above 0 (1e-8) and has no upper limit.
 
     >>> learner = Homeostatic()
@@ -63,13 +63,9 @@ class Homeostatic(LimitedController):
     0.0011
     """
 
-    cite = Cite(
-        "Man, Damasio and Neven", 2022, "Need is All You Need: Homeostatic Neural Networks Adapt to Concept Shift",
-        "2205.08645",
-    )  # fmt: skip
-    entries: ClassVar[tuple[str, ...]] = ("homeostatic-nn",)
+    cite = Cite.of("homeostatic-nn")
     low: float = knob(1e-8, low=0.0, unit="unit of the knob", source="the authors' code")
-    high: float = knob(0.01, low=0.0, unit="unit of the knob", source="house choice: ten times the authors' start")
+    high: float = knob(0.01, low=0.0, unit="unit of the knob", source="our choice: ten times the authors' start")
     bite: float = knob(1e-4, low=0.0, neutral=0.0, unit="unit of the knob per item", source="the authors' code")
 
     def law(self, error: Tensor, state: State, settings: Mapping[str, Tensor]) -> tuple[Tensor, State]:

@@ -1,4 +1,4 @@
-"""A switch that is thrown once, when a vital has stopped moving."""
+"""A switch that acts once, when a vital has stopped changing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from homeostat.core.treatment import State
 
 
 def one_way(error: Tensor, state: State, gains: laws.Gains) -> tuple[Tensor, State]:
-    """Keep the knob until two checks in a row find the same, then go to `target` and stay there.
+    """Keep the knob until two successive checks agree, then move it to `target` for good.
 
-        check j, after every `period` readings:   m_j = mean of the last `window` of them
-        thrown once |m_j - m_(j-1)| <= tolerance  (never at the first check)
+        check j, after every `period` readings:   m_j = mean of the last `window` readings
+        switches when |m_j - m_(j-1)| <= tolerance   (never at the first check)
 
     Args:
-        error: [*R], the reading; only differences of it matter.
+        error: [*R], the reading; only its differences matter.
         state: of `laws.start`, with "call", "total" and "thrown" at 0 and "before" at NaN.
         gains: low, high, slew, tolerance, window, period, target.
 
@@ -42,23 +42,23 @@ def one_way(error: Tensor, state: State, gains: laws.Gains) -> tuple[Tensor, Sta
         "thrown": thrown,
     }
     wanted = torch.where(thrown > 0, gains["target"], state["value"])
-    return laws._give_out(wanted, error, {**state, **seen}, gains, held=state)
+    return laws.limited(wanted, error, {**state, **seen}, gains, held=state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneWaySwitch(LimitedController):
-    """Leaves the knob alone until the vital has settled, then turns it to `high` (or `low`, by `when_high`) for good.
+    """Keep the knob until the vital has settled, then set it to `high` (or `low`, by `when_high`) for good.
 
-    Adaptive replay ratio is this on the share of active units of the critic: `one_way`. Start with a low replay ratio
-    while the share still falls or recovers; once two checks differ by at most `tolerance`, plasticity has stopped
-    moving, and data may be reused more.
+    Adaptive replay ratio applies this to the share of active units of the critic: `one_way`. The replay ratio is low
+    while the share changes. When two checks differ by at most `tolerance`, plasticity has stopped changing and the
+    ratio is raised.
 
     Settings:
-        tolerance: two checks that differ by at most this have settled.
+        tolerance: largest difference of two checks that counts as settled.
         period: readings between two checks.
-        window: how many of the last readings a check averages.
+        window: number of readings that a check averages.
 
-    The authors check every 50 episodes the mean over the last one, with a tolerance of 0.001 for ratios 0.5 and 2.
+    The authors check the mean over the last episode every 50 episodes, with tolerance 0.001, for ratios 0.5 and 2.
 
     >>> switch = OneWaySwitch(high=2.0)
     >>> state = switch.init(torch.tensor(0.5))
@@ -71,18 +71,11 @@ class OneWaySwitch(LimitedController):
     2.0
     """
 
-    cite = Cite(
-        "Ma et al.",
-        2023,
-        "Revisiting Plasticity in Visual RL: Data, Modules and Training Stages",
-        "2310.07418",
-        "sec. 5",
-    )
-    entries: ClassVar[tuple[str, ...]] = ("adaptive-rr",)
+    cite = Cite.of("adaptive-rr", "section 5")
     declared: ClassVar[Mapping[str, str]] = {
-        "bumpless": "a vital that does not move is what it waits for, so at a steady vital the switch is thrown",
-        "no windup": "it never goes back: that is the method",
-        "settles": "it does not aim for a value of the vital",
+        "bumpless": "it waits for a vital that does not change, so it switches at a steady vital",
+        "no windup": "it never switches back, as in the paper",
+        "settles": "it has no desired value of the vital",
     }
     tolerance: float = knob(0.001, low=0.0, unit="unit of the vital", source="arXiv:2310.07418 and its code")
     period: int = knob(1, low=1, unit="readings", integer=True, source="50 episodes in arXiv:2310.07418")

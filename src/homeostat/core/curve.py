@@ -1,15 +1,15 @@
-"""The contract of a curve: a family that is fitted to a run, or to many, and forecasts with an interval.
+"""The contract of a curve: a family that is fitted to one or more runs and forecasts with an interval.
 
-Fits are least squares (scipy, loaded when a fit is made); intervals are by the delta method: with J the derivatives of
-the curve at the data, n points, p parameters and s^2 = (sum of squared residuals) / (n - p),
+Fits are by least squares (scipy, imported for the first fit). Intervals are by the delta method: with J the derivatives
+of the curve at the data, n points, p parameters and s^2 = (sum of squared residuals) / (n - p),
 
     covariance of the parameters   C = s^2 (J^T J)^-1
     interval of the curve at x     f(x) +- t * sqrt(g C g^T),          g = df/dparameters at x
     interval of an observation     f(x) +- t * sqrt(g C g^T + s^2)
 
-t is the Student quantile with n - p degrees of freedom. For a family that is linear in its parameters this is exact
-under independent normal errors of one size; for others it is the usual first-order approximation. Points of one
-training run follow one another, their errors are not independent: then the interval is too narrow, and a study says so.
+t is the Student quantile with n - p degrees of freedom. For a family that is linear in its parameters, intervals are
+exact for independent normal errors of equal variance; for others they are first-order approximations. Errors of points
+of one training run are not independent, so the interval is too narrow; studies state this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fitted curve says at some points: mean [N], and an interval's ends low and high [N]."""
+    """A forecast at some points: mean [N], and the ends of the interval, low and high [N]."""
 
     mean: Array
     low: Array
@@ -43,7 +43,7 @@ class Curve(Component, abstract=True):
         parameters: their names, in order.
         example: typical values, for the laws and for plots.
         domain: range of x on which the example is typical.
-        spacing: how points of x usually lie, "linear" or "log".
+        spacing: usual spacing of x, "linear" or "log".
     """
 
     kind: ClassVar[str] = "curve"
@@ -61,21 +61,21 @@ class Curve(Component, abstract=True):
         raise NotImplementedError
 
     def start(self, x: Array, y: Array) -> Array:
-        """Parameters to begin a fit with, [P]; for a family linear in its parameters, the solution."""
+        """Initial parameters of a fit, [P]; the solution if the family is linear in its parameters."""
         raise NotImplementedError
 
     def admit(self, x: Array) -> None:
         """Check that the family is defined at these points.
 
         Raises:
-            BadInput: it is not; the message says where it is.
+            BadInput: it is not; the message states the domain.
         """
 
     def fit(self, x: ArrayLike, y: ArrayLike) -> Fitted:
-        """Least squares.
+        """Fit by least squares.
 
         Args:
-            x, y: [N] numbers, at least two more than there are parameters.
+            x, y: [N] numbers, with N at least the number of parameters plus two.
 
         Raises:
             BadInput: too few points, numbers that are not finite, x or y constant, x outside the family's domain, or
@@ -108,20 +108,20 @@ class Curve(Component, abstract=True):
             if np.ptp(values) == 0:
                 raise BadInput(f"{self.name}: {name} is {values[0]:g} everywhere; a constant determines no curve")
         self.admit(first)
-        order = np.lexsort((second, first))  # sums in one order, whatever the order given
+        order = np.lexsort((second, first))  # sorted, so that sums do not depend on the order of the points
         return first[order], second[order]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A curve with its parameters.
+    """A fitted curve.
 
     Args:
         curve: the family.
-        values: the parameters, in the family's order.
+        values: the parameters, in the order of the family.
         covariance: of the parameters, [P][P].
         noise: standard deviation of the residuals, in units of y.
-        points: how many it was fitted to.
+        points: number of points of the fit.
     """
 
     curve: Curve
@@ -138,16 +138,16 @@ class Fitted:
     def forecast(
         self, x: ArrayLike, *, level: float = 0.95, of: Literal["observation", "curve"] = "observation"
     ) -> Forecast:
-        """The curve at x, with an interval.
+        """Forecast at x, with an interval.
 
         Args:
             x: a number or [N].
-            level: probability with which the interval holds what it is of, 0 to 1.
-            of: "observation" (a new, noisy point) or "curve" (the mean of many).
+            level: coverage probability of the interval, 0 to 1.
+            of: "observation" (a new, noisy point) or "curve" (the mean).
 
         Raises:
             BadInput: x is not finite or outside the family's domain.
-            BadSetting: level is not between 0 and 1, or `of` is something else.
+            BadSetting: level is not between 0 and 1, or `of` is unknown.
         """
         if not 0 < level < 1 or of not in ("observation", "curve"):
             raise BadSetting(
@@ -181,7 +181,7 @@ class Fitted:
         return float(stats.t.ppf(0.5 + level / 2, self.points - len(self.values)))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts; `from_json` makes the same fitted curve of them."""
+        """Plain numbers and texts, from which `from_json` restores the curve."""
         return {
             "curve": self.curve.name,
             "settings": self.curve.settings(),
@@ -193,11 +193,11 @@ class Fitted:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
-        """The fitted curve that `to_json` told of.
+        """The fitted curve of a `to_json`.
 
         Raises:
             UnknownName: no curve has that name.
-            BadInput: something is missing.
+            BadInput: a field is missing.
         """
         try:
             curve = find("curve", row["curve"])(**row["settings"])
@@ -218,12 +218,18 @@ def _scipy(module: str) -> Any:
 
 
 def _least_squares(curve: Curve, x: Array, y: Array) -> Array:
-    """Levenberg-Marquardt from the family's own start."""
-    begun = curve.start(x, y)
+    """Levenberg-Marquardt from the initial parameters of the family."""
+
+    def residual(parameters: Array) -> Array:
+        return curve.value(x, parameters) - y
+
+    def jacobian(parameters: Array) -> Array:
+        return curve.derivative(x, parameters)
+
     found = _scipy("optimize").least_squares(
-        lambda p: curve.value(x, p) - y,
-        begun,
-        jac=lambda p: curve.derivative(x, p),
+        residual,
+        curve.start(x, y),
+        jac=jacobian,
         method="lm",
         x_scale="jac",
         xtol=1e-12,

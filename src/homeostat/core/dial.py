@@ -1,4 +1,4 @@
-"""Dials and gauges: numbers of the user's own that a controller turns and reads, beside knobs and vitals."""
+"""Dials and gauges: numbers of the user's program that controllers set and read, in addition to knobs and vitals."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any
 
 from homeostat.core.errors import BadInput, BadSetting
 
+LEARNING_RATE = "lr"
+"""The dial of every run: the learning rate of the user's optimizer."""
+
 Gauge = Callable[[], Any]
-"""Gives a number (float or 0-dim tensor) when a controller asks for it; NaN or None where there is none."""
+"""Function that returns a number (float or 0-dim tensor), or NaN or None if there is none."""
 
 
 @dataclass(frozen=True)
 class Dial:
-    """A number that lives in the user's program and may be turned while the run goes on.
+    """A number of the user's program that may be changed during the run.
 
     Args:
-        get: its present value.
-        set: gives it another one; called with a finite number within [low, high] only.
+        get: returns the current value.
+        set: sets the value; called with finite numbers in [low, high] only.
         low, high: closed range.
-        unit: what the number counts.
+        unit: unit of the number.
 
     Raises:
         BadInput: `get` or `set` cannot be called.
@@ -41,43 +44,43 @@ class Dial:
 
     def __post_init__(self) -> None:
         if not (callable(self.get) and callable(self.set)):
-            raise BadInput("a dial takes two functions: get() gives its value, set(value) changes it")
+            raise BadInput("a dial takes two functions: get() returns its value, set(value) changes it")
         if not self.low <= self.high:
             raise BadSetting(f"a dial's low ({self.low!r}) must not be above its high ({self.high!r})")
 
     def read(self) -> float | None:
-        """The present value, or None where there is none."""
+        """The current value, or None if there is none."""
         return number(self.get())
 
     def turn(self, value: float) -> float:
-        """Set it to the nearest value in range; returns that value.
+        """Set the nearest value in range, and return it.
 
         Raises:
-            BadSetting: the value is not a finite number; nothing was changed.
+            BadSetting: the value is not a finite number; nothing is changed.
         """
         if not math.isfinite(value):
-            raise BadSetting(f"a dial cannot be turned to {value!r}")
+            raise BadSetting(f"a dial cannot be set to {value!r}")
         limited = min(max(float(value), self.low), self.high)
         self.set(limited)
         return limited
 
 
 def number(value: Any) -> float | None:
-    """A reading as a finite number, or None where it is missing."""
+    """A reading as a finite number, or None if it is missing."""
     found = None if value is None else float(value)
     return found if found is not None and math.isfinite(found) else None
 
 
-def check_names(kind: str, given: Mapping[str, Any], taken: Mapping[str, str], wanted: Callable[[Any], bool]) -> None:
-    """Named dials or gauges, before a run begins.
+def check_names(kind: str, given: Mapping[Any, Any], taken: Mapping[str, str], wanted: Callable[[Any], bool]) -> None:
+    """Check named dials or gauges before a run begins.
 
     Args:
         kind: "dial" or "gauge".
-        taken: names that mean something else already -> what.
+        taken: names that are already used -> what for.
         wanted: whether a value is of the kind.
 
     Raises:
-        BadInput: a name that is empty, taken, or holds ".", "@", ":" or ","; a value of another kind.
+        BadInput: a name is empty, taken, or contains ".", "@", ":" or ","; or a value is of another kind.
     """
     for name, value in given.items():
         if not isinstance(name, str) or not name or set(name) & set(".@:,= "):

@@ -1,11 +1,11 @@
-"""Edits: the only way a treatment changes anything. Edits are data; the shell applies them in one place.
+"""Edits: the only changes that treatments can make. Edits are data; the shell applies them in one place.
 
-A mask is boolean and broadcastable to the target [*R, *shape]; None means everywhere. Values broadcast likewise.
-Nothing here touches a module or an optimizer.
+A mask is boolean and broadcastable to the target [*R, *shape]; None means everywhere. Values are broadcast too. This
+module changes no module and no optimizer.
 
-Averaged copies (EMA, SWA or target networks that the user has named) follow an edit where `averaged` says so: an
-element that begins anew must begin anew in the average too, or the average keeps what was just removed; what moves a
-value a little is left to the average itself.
+Averaged copies (EMA, SWA or target networks that the user has named) follow an edit if `averaged` says so. An element
+that is reset must be reset in the average too, otherwise the average keeps the removed value. Small changes reach the
+average by averaging.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Edit:
     target: str
 
     def describe(self) -> str:
-        """One line for a dry run and the journal."""
+        """One line for dry runs and the journal."""
         return f"{type(self).__name__} {self.target}"
 
 
@@ -44,10 +44,10 @@ class SetValues(Edit):
     """Overwrite a parameter (stage "after update") with `value` where `mask`.
 
     Args:
-        units: how many units this edit resets, 0-dim on any device, on the edit of their weight rows only: the journal
-            adds it up without asking the device at every step.
-        averaged: whether averaged copies get the same values in the same places; None: with a mask (these elements
-            begin anew), but not without (the whole tensor is moved, as by a shrinking or a projection).
+        units: number of units that this edit resets, 0-dim on any device; given only on the edit of their weight rows.
+            The journal adds the numbers up without reading the device at every step.
+        averaged: whether averaged copies get the same values in the same places. None: yes with a mask (a reset of
+            these elements), no without (a change of the whole tensor, such as shrinking or a projection).
     """
 
     value: Tensor
@@ -69,8 +69,8 @@ class AddValues(Edit):
     """Add `value` to a parameter (stage "after update").
 
     Args:
-        averaged: whether it is added to averaged copies too. Not noise or decay, which the average takes in by itself;
-            what makes up for a reset in the same plan.
+        averaged: whether it is added to averaged copies too. False for noise or decay, which reach the average by
+            averaging; True for values that compensate a reset in the same plan.
     """
 
     value: Tensor
@@ -110,31 +110,31 @@ class AddGradient(Edit):
 class ClearMoments(Edit):
     """Zero the optimizer's per-element state of a parameter (momentum, first and second moments) where `mask`.
 
-    A per-tensor step count stays as it is: it belongs to every element of the tensor. After clearing late in training,
-    Adam's first update of a cleared element is therefore (1-b1)/sqrt(1-b2) = 3.2 times as long as a new element's, and
-    the twelfth 6.6 times (a steady gradient, betas 0.9 and 0.999).
+    The step count of the tensor is kept, because it belongs to all elements of the tensor. After clearing late in
+    training, Adam's first update of a cleared element is therefore (1-b1)/sqrt(1-b2) = 3.2 times as long as a new
+    element's, and the twelfth 6.6 times (for a constant gradient and betas 0.9 and 0.999).
 
     Args:
-        restart: also begin the step count anew. Without a mask the parameter is then as the optimizer has never stepped
-            it; with a mask, counts per element must be kept (`shell.elements`).
+        restart: also reset the step count. Without a mask the parameter is then like one that the optimizer has never
+            updated. With a mask, counts per element are needed (`element_steps=True` of `attach`).
     """
 
     mask: Tensor | None = None
     restart: bool = False
 
     def describe(self) -> str:
-        also = " and begin its step count anew" if self.restart else ""
+        also = " and reset its step count" if self.restart else ""
         return f"clear optimizer state of {self.target} {_where(self.mask)}{also}"
 
 
 @dataclass(frozen=True, eq=False)
 class ReplaceModule(Edit):
-    """Put another module in the place of the one at `target` (stage "surgery"); parameters move with it.
+    """Replace the module at `target` (stage "modules"); its parameters move to the new one.
 
     Args:
-        make: given the module now there, returns its replacement. Parameters of the old module that the new one still
-            holds keep their optimizer state; new ones join the optimizer's parameter group of the old one (or the
-            first group); those that are gone leave it.
+        make: function from the current module to its replacement. Parameters of the old module that the new one keeps
+            keep their optimizer state. New parameters join the parameter group of the old module (or the first
+            group). Removed parameters leave the optimizer.
         what: one line for the journal.
     """
 
@@ -147,17 +147,17 @@ class ReplaceModule(Edit):
 
 @dataclass(frozen=True, eq=False)
 class GrowUnits(Edit):
-    """Append units to the layer at `target` (stage "surgery"), with everything that makes, carries and uses them.
+    """Append units to the layer at `target` (stage "modules"), in all weights that make, carry and use them.
 
-    Longer parameters take the old ones' places in module, optimizer and parameter group. Old elements keep their values
-    and optimizer state; for new ones the optimizer has seen nothing yet. With zero outgoing weights (the default) the
-    network's function stays as it was. References to the old parameters held elsewhere do not follow.
+    Longer parameters replace the old ones in module, optimizer and parameter group. Old elements keep their values and
+    optimizer state; new elements have the state of unused ones. With zero outgoing weights (the default) the network's
+    function does not change. References to the old parameters elsewhere are not updated.
 
     Args:
-        group: where the layer's units live.
-        count: how many are appended.
-        values: parameter name -> values of its new slices, broadcastable to them; what is not named is 0 (1 for the
-            weight of a norm). The incoming weights must be named: a unit with zeros on both sides never learns.
+        group: the unit group of the layer.
+        count: number of new units.
+        values: parameter name -> values of its new slices, broadcastable to them. Default: 0, and 1 for the weight of a
+            norm. Incoming weights must be given: a unit with zero weights on both sides never learns.
     """
 
     group: UnitGroup
@@ -170,12 +170,12 @@ class GrowUnits(Edit):
 
 @dataclass(frozen=True, eq=False)
 class ExtendBatch(Edit):
-    """Append items to the batch the user is about to learn from (stage "batch", target "batch").
+    """Append items to the batch before the user trains on it (stage "batch", target "batch").
 
     Args:
         inputs: [M, ...] like the batch's inputs.
         targets: [M, ...] like its targets.
-        tasks: [M], the number of the task each comes from, where that is known.
+        tasks: [M], the number of the task of each item, if known.
     """
 
     inputs: Tensor
@@ -188,7 +188,7 @@ class ExtendBatch(Edit):
 
 @dataclass(frozen=True, eq=False)
 class MaskOutputs(Edit):
-    """Let the loss see `value`, without a gradient, where `mask` (stage "loss", target "outputs").
+    """Replace outputs by `value`, without gradient, where `mask`, before the loss (stage "loss", target "outputs").
 
     Args:
         mask: boolean, broadcastable to the outputs.

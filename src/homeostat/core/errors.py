@@ -1,4 +1,4 @@
-"""Errors a user can meet. Every message says what is wrong and what to do about it."""
+"""Errors for users. Every message says what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class HomeostatError(Exception):
-    """Base of every error raised on purpose by Homeostat. Comes whole out of a worker process."""
+    """Base of every error that Homeostat raises on purpose. It can be pickled, for worker processes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), self.args, self.__dict__)
@@ -22,12 +22,12 @@ def _again(cls: type[HomeostatError], args: tuple[Any, ...], named: dict[str, An
 
 
 class UnknownName(HomeostatError, LookupError):
-    """A name that nothing answers to; the message suggests the nearest ones.
+    """An unknown name. The message suggests the nearest names.
 
     Args:
-        what: the kind of thing asked for ("vital", "treatment", ...).
+        what: the kind of object ("vital", "treatment", ...).
         name: the name as given.
-        known: the names that exist.
+        known: the existing names.
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
@@ -41,20 +41,20 @@ class UnknownName(HomeostatError, LookupError):
 
 
 class BadSetting(HomeostatError, ValueError):
-    """A knob or option outside what the component accepts."""
+    """A knob or option that the component does not accept."""
 
 
 class BadInput(HomeostatError, ValueError):
-    """Data, a probe, a model or a file that cannot be used as given."""
+    """Data, a probe, a model or a file that cannot be used."""
 
 
 class Refused(HomeostatError):
-    """A treatment cannot be applied correctly here; nothing was changed.
+    """A treatment cannot be applied correctly to this network; nothing was changed.
 
     Args:
         component: the treatment that refuses.
-        where: the layer, parameter or optimizer it refuses on.
-        why: one sentence with the reason.
+        where: the layer, parameter or optimizer that is the reason.
+        why: the reason, in one sentence.
     """
 
     def __init__(self, component: str, where: str, why: str) -> None:

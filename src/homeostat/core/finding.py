@@ -1,4 +1,4 @@
-"""Findings: what is wrong, since when, on what evidence, and what usually helps. The JSON form is stable."""
+"""Findings: what is wrong, since when, the evidence, and what usually helps. The JSON form is stable."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
 @dataclass(frozen=True)
 class Prescription:
-    """What usually helps, and on what evidence.
+    """What usually helps, and the evidence for it.
 
     Args:
         do: what to do, in words ("reset dormant units with continual backprop").
-        treatment: `--treat` text that does it, or "" when it is the user's own change (a learning rate, a bug).
-        study: id of the study it rests on, or "".
-        verdict: that study's verdict here, or "untested" (said openly: from the literature only).
+        treatment: text for `--treat`, or "" if the user has to make the change (a learning rate, a bug).
+        study: id of the study that supports it, or "".
+        verdict: the verdict of that study, or "untested" (from the literature only).
     """
 
     do: str
@@ -28,22 +28,22 @@ class Prescription:
 
 @dataclass(frozen=True)
 class Finding:
-    """One named condition of the run.
+    """A named condition of a run.
 
     Args:
         condition: e.g. "dormant-units".
         severity: "info", "warning" or "critical".
         since_step: first step at which the evidence held.
-        layers: where; empty for the whole network.
-        evidence: numbers and one sentence under "text".
-        prescriptions: most promising first.
+        layers: affected layers; empty for the whole network.
+        evidence: numbers, and one sentence under "text".
+        prescriptions: the most promising first.
     """
 
     condition: str
     severity: Severity
     since_step: int
     layers: tuple[str, ...] = ()
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict[str, Any])
     prescriptions: tuple[Prescription, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -55,16 +55,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One thing that was done to the run.
+    """An action on the run.
 
     Args:
-        step: optimizer steps completed.
-        component: who did it.
+        step: completed optimizer steps.
+        component: the component that acted.
         action: "attach", "edit", "dry run", "keep", "strengthen", "revert", "stop", "give up", "refuse", "error".
         where: layers, parameters or a knob.
         why: the reason, in words.
-        before, after: the vital or knob around it, where there is one.
-        detail: anything else, JSON-friendly.
+        before, after: value of the vital or knob before and after, if there is one.
+        detail: further values, JSON-friendly.
     """
 
     step: int
@@ -74,7 +74,7 @@ class JournalEntry:
     why: str = ""
     before: float | None = None
     after: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

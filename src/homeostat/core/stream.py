@@ -1,4 +1,4 @@
-"""The contract of a stream: a problem that changes, generated on demand from (seed, step)."""
+"""The contract of a stream: a problem that changes, generated from (seed, step)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from homeostat.core.component import Component, option
+from homeostat.core.component import Component, integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +16,17 @@ class Stream(Component, abstract=True):
     """An endless or finite problem. `batch(step)` depends on the settings, the seed and the step alone.
 
     Settings:
-        seed: everything random derives from it.
-        batch_size: items a batch.
+        seed: seed of all randomness.
+        batch_size: number of items per batch.
     """
 
     kind: ClassVar[str] = "stream"
-    seed: int = option(0)
-    batch_size: int = option(32)
+    seed: int = integer(0, low=None)
+    batch_size: int = integer(32)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
-        """Steps at which a new task starts (the first, 0, excluded); empty when it changes gradually or never."""
+        """Steps at which a new task starts, except step 0; empty if the change is gradual or there is none."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -38,16 +38,16 @@ class Stream(Component, abstract=True):
         raise NotImplementedError
 
     def task(self, step: int) -> int:
-        """Number of the task at `step`: how many boundaries are at or before it."""
+        """Number of the task at `step`: the number of boundaries at or before it."""
         return sum(b <= step for b in self.boundaries)
 
     def concept(self, step: int) -> Tensor:
-        """What ties inputs to targets at `step`, as numbers: the same between two boundaries, another after each."""
+        """The relation of inputs and targets at `step` as numbers, constant between boundaries, else different."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.starting_at(0)
 
     def starting_at(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate from any step: the same batches as a run from the beginning would have seen."""
+        """Iterate from a step on: the same batches as in an iteration from the beginning."""
         return (self.batch(s) for s in range(step, len(self)))

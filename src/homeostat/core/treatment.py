@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from homeostat.core.component import Component
-from homeostat.core.draw import Draw
+from homeostat.core.component import Component, integer
 from homeostat.core.edits import Edit
-from homeostat.core.readings import Reading
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Reading
 from homeostat.core.units import UnitGroup
 
 State = dict[str, Tensor]
-"""What a treatment remembers between steps: flat, tensors only, so it can be saved, compared and batched."""
+"""State of a treatment between steps: a flat dictionary of tensors, so it can be saved, compared and batched."""
 
 
 class Stage(StrEnum):
-    """When in a step a treatment acts."""
+    """The point of a step at which a treatment acts."""
 
-    SURGERY = "surgery"
+    MODULES = "modules"
     BATCH = "batch"
     LOSS = "loss"
     GRADIENT = "gradient"
@@ -34,7 +34,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Fresh:
-    """How a parameter was (or would be) drawn when its module was made.
+    """The initial distribution of a parameter.
 
     Args:
         kind: "uniform" (on [-scale, scale]), "normal" (standard deviation scale) or "constant" (equal to `mean`).
@@ -47,7 +47,7 @@ class Fresh:
     mean: float = 0.0
 
     def sample(self, draw: Draw, key: str, like: Tensor) -> Tensor:
-        """Fresh values with the shape, dtype and device of `like`."""
+        """Random values with the shape, dtype and device of `like`."""
         if self.kind == "uniform":
             return self.mean + (2 * draw.uniform(key, like) - 1) * self.scale
         if self.kind == "normal":
@@ -57,38 +57,37 @@ class Fresh:
 
 @dataclass(frozen=True)
 class View:
-    """What a treatment may look at when it plans. Read-only by contract: a plan that writes to it breaks a law.
+    """The input of a plan. Read-only: a plan that writes to it breaks a law.
 
     Args:
-        step: optimizer steps completed (at stage "gradient": before the one about to happen).
+        step: completed optimizer steps (at stage "gradient" without the step that follows).
         parameters: name -> current value [*R, *shape], trainable ones only, detached.
         buffers: name -> current value.
-        gradients: name -> gradient, for stage "gradient" (unscaled) and "after update" (as last used); absent if None.
-        before: name -> value before this step's update, at stage "after update" when the treatment reads UPDATES.
-        initial: name -> value at attachment, when the treatment reads INITIAL.
+        gradients: name -> gradient, at stages "gradient" (unscaled) and "after update" (as last used); absent if None.
+        before: name -> value before this step's update, at stage "after update" if the treatment reads UPDATES.
+        initial: name -> value at `attach`, if the treatment reads INITIAL.
         units: the verified unit groups of the network.
         activations: layer of a unit group -> its units' outputs [*R, N, H] in the last forward passes of this step.
         fresh: parameter name -> its initial distribution.
         norms: names of the parameters that belong to normalisation layers.
-        draw: seeded randomness, already at (component, step), and at the micro-batch's number at stages "batch" and
-            "loss".
+        draw: seeded randomness for (component, step), at stages "batch" and "loss" also for the micro-batch.
         learning_rate: of the first parameter group.
-        task: boundaries seen so far: 0 before the first.
+        task: number of boundaries so far.
         inputs: at stage "batch": the user's batch [N, ...].
         targets: at stages "batch" and "loss": its targets [N, ...].
-        outputs: at stage "loss": what the network gave for the batch [N, ...], detached.
-        kinds: at stage "surgery": path -> class of every module.
+        outputs: at stage "loss": the network's outputs for the batch [N, ...], detached.
+        kinds: at stage "modules": path -> class of every module.
     """
 
     step: int
     parameters: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
-    before: Mapping[str, Tensor] = field(default_factory=dict)
-    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gradients: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    before: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    initial: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     units: tuple[UnitGroup, ...] = ()
-    activations: Mapping[str, Tensor] = field(default_factory=dict)
-    fresh: Mapping[str, Fresh] = field(default_factory=dict)
+    activations: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    fresh: Mapping[str, Fresh] = field(default_factory=dict[str, Fresh])
     norms: frozenset[str] = frozenset()
     draw: Draw = field(default_factory=Draw)
     learning_rate: float = float("nan")
@@ -96,33 +95,36 @@ class View:
     inputs: Tensor | None = None
     targets: Tensor | None = None
     outputs: Tensor | None = None
-    kinds: Mapping[str, type[nn.Module]] = field(default_factory=dict)
+    kinds: Mapping[str, type[nn.Module]] = field(default_factory=dict[str, type[nn.Module]])
 
     def weights(self) -> dict[str, Tensor]:
         """Weight matrices and kernels: parameters of at least two dimensions that do not belong to a norm.
 
-        With replica axes the count of dimensions is that of the solo parameter.
+        Replica axes are not counted.
         """
+        return {name: value for name, value in self.parameters.items() if self.is_weight(name)}
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a parameter is one of `weights`."""
         lead = 0 if isinstance(self.draw.seed, int) else 1
-        return {n: p for n, p in self.parameters.items() if p.ndim - lead >= 2 and n not in self.norms}
+        return self.parameters[name].ndim - lead >= 2 and name not in self.norms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment(Component, abstract=True):
-    """An intervention. `plan` is pure: it looks at a view and returns edits; the shell applies them.
+    """An intervention. `plan` is pure: it reads a view and returns edits, which the shell applies.
 
     Class attributes:
         stage: when it acts.
-        reads: readings it needs (ACTIVATIONS, GRADIENTS, INITIAL, ...). Activations are captured only on steps that
-            `due` names. One that reads UPDATES acts before the others of its stage: it puts another update in the
-            place of the optimizer's, and theirs build on it.
-        needs_units: it works on unit groups, and refuses a network that has none.
-        needs_batch_norm: it works on layers of batch normalisation, and refuses a network that has none.
-        lines: stages whose lines in the user's loop it makes use of beside its own stage; without one of them a part of
-            it does not act, which is said at the end.
-        after: names of treatments that must have acted before it at the same stage.
+        reads: readings it needs (ACTIVATIONS, GRADIENTS, INITIAL, ...). Activations are captured only on due steps. A
+            treatment that reads UPDATES replaces the optimizer's update, so it acts before the others of its stage.
+        needs_units: it works on unit groups, and refuses a network without them.
+        needs_batch_norm: it works on batch normalisation, and refuses a network without it.
+        lines: further stages that it uses, which lines in the user's loop open. Without one of them a part of it does
+            not act, which is reported at the end.
+        after: names of treatments that act before it at the same stage.
         optimizer_state: one sentence on what happens to the optimizer's state ("cleared for reset units", "untouched").
-        trial: settings under which the laws see it act within a few dozen steps, where its defaults act seldom.
+        trial: settings for the laws, with which it acts within a few dozen steps, if its defaults act rarely.
     """
 
     kind: ClassVar[str] = "treatment"
@@ -136,7 +138,7 @@ class Treatment(Component, abstract=True):
     trial: ClassVar[Mapping[str, Any]] = {}
 
     def due(self, step: int) -> bool:
-        """Whether it looks at the network on this step (first step: 1). Fixed in steps, never in time."""
+        """Whether it acts at this step (first step: 1). Depends on the step only, never on time."""
         return True
 
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
@@ -147,14 +149,28 @@ class Treatment(Component, abstract=True):
         """Edits for this step, and the next state. Pure; called on due steps only.
 
         Raises:
-            Refused: the network cannot be treated correctly; nothing has been changed.
+            Refused: the network cannot be treated correctly; nothing is changed.
         """
         raise NotImplementedError
 
     def follow(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> State:
-        """What a treatment of stage "evaluation" takes from every completed step it is due on. Pure."""
+        """The next state of a treatment of stage "evaluation" after every due step. Pure."""
         return state
 
     def effect(self, before: View, edits: Sequence[Edit], after: View) -> str | None:
-        """What it promises, checked after the step: None when kept, else a sentence. Used by the law "effect"."""
+        """Check the promised effect after the step: None if it holds, else a sentence. Used by the law "effect"."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Periodic(Treatment, abstract=True):
+    """A treatment that acts every `every` steps.
+
+    Settings:
+        every: optimizer steps from one application to the next.
+    """
+
+    every: int = integer(1000, unit="steps")
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0

@@ -1,4 +1,7 @@
-"""Where the units of a layer live: which rows of which weights make one, which columns of which weights use it."""
+"""Unit groups: the rows of weights that make the units of a layer, and the columns of weights that use them."""
+
+# Torch's stubs leave `Tensor.unflatten` untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """How the units of a group lie along one dimension of one parameter or buffer.
+    """The positions of a group's units along one dimension of a parameter or buffer.
 
     Args:
         name: parameter (or buffer) name in the network.
         dim: dimension of the parameter, not counting replica axes.
-        owner: for every index along `dim`, the unit it belongs to, or -1 for none of them: int64 [size of dim]. The
-            identity for a plain layer; each unit repeated over its positions after a flatten.
-        groups: equal blocks of dimension 0 that each have a stretch of `owner` of their own, [groups * size of dim]:
-            the columns of a grouped convolution, in which a block of outputs sees a block of the inputs.
-        depth: rows in each of those blocks.
+        owner: the unit of every index along `dim`, or -1 for none: int64 [size of dim]. The identity for a plain layer;
+            after a flatten each unit is repeated over its positions.
+        groups: number of equal blocks of dimension 0, each with its own part of `owner`, which is then
+            [groups * size of dim]: the columns of a grouped convolution, where a block of outputs uses a block of
+            inputs.
+        depth: rows in each block.
     """
 
     name: str
@@ -31,19 +35,19 @@ class Axis:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether index i belongs to unit i, all along."""
+        """Whether every index i belongs to unit i."""
         return torch.equal(self.owner, torch.arange(self.owner.numel(), device=self.owner.device))
 
     def spread(self, per_unit: Tensor, ndim: int, fill: float | bool = 0) -> Tensor:
-        """Lay a value per unit out along the parameter's dimension, broadcastable over the parameter.
+        """Spread one value per unit along the dimension, broadcastable to the parameter.
 
         Args:
             per_unit: [*R, H].
-            ndim: dimensions of the parameter without replica axes.
-            fill: value where no unit owns the index.
+            ndim: number of dimensions of the parameter without replica axes.
+            fill: value for indices of no unit.
 
         Returns:
-            [*R, 1, .., size, .., 1] with `size` at `dim`; with groups also their rows at dimension 0.
+            [*R, 1, .., size, .., 1] with `size` at `dim`; with groups also the rows at dimension 0.
         """
         laid = per_unit
         if not self.plain or per_unit.shape[-1] != self.owner.numel():
@@ -58,7 +62,7 @@ class Axis:
         return laid.reshape(*per_unit.shape[:-1], *shape)
 
     def total(self, values: Tensor, ndim: int, width: int) -> Tensor:
-        """Sum `values` [*R, *shape] over everything but the units: [*R, H]."""
+        """Sum `values` [*R, *shape] per unit: [*R, H]."""
         lead = values.ndim - ndim
         if self.groups > 1:
             split = values.unflatten(lead, (self.groups, self.depth)).movedim(lead + self.dim + 1, lead + 1)
@@ -75,22 +79,22 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
-    """The hidden units of one layer, with everything that makes, carries and uses them. Verified by perturbation.
+    """The hidden units of a layer, with all parameters that make, carry and use them. Verified by perturbation.
 
     Args:
         layer: name of the producing layer.
         width: number of units H.
-        rows: what makes a unit: the producer's weight (dim 0 of a Linear or Conv) and its bias. A gated layer has the
-            rows of gate and value, of one matrix or of two; a recurrent layer those of all its gates.
-        carriers: per-unit state of norms between producer and consumers, e.g. LayerNorm weight and bias.
+        rows: the parameters that make a unit: the layer's weight (dim 0 of a Linear or Conv) and bias. A gated layer
+            has the rows of gate and value, in one matrix or two; a recurrent layer those of all its gates.
+        carriers: per-unit parameters of norms between the layer and its consumers, e.g. LayerNorm weight and bias.
         buffers: per-unit buffers of those norms, e.g. running_mean and running_var.
-        columns: what uses a unit: dim 1 of the consumers' weights.
+        columns: the parameters that use a unit: dim 1 of the consumers' weights.
         nonlinearity: "relu", "gelu", "tanh", ..., "linear" or "unknown".
-        consumer_biases: name of the bias each consumer has, aligned with `columns` (None where there is none); a
-            unit's mean activation can be folded into it.
-        mixers: norms between producer and consumers (or a consumer and its input) whose statistics are shared by
-            several units: LayerNorm, GroupNorm, RMSNorm. Behind one, changing a unit changes what all the others send
-            on, even a unit that is dead or has no columns: function preservation cannot hold exactly there.
+        consumer_biases: name of each consumer's bias, aligned with `columns`, or None; the effect of a unit's mean
+            activation can be added to it.
+        mixers: norms between the layer and its consumers (or a consumer and its input) with statistics over several
+            units: LayerNorm, GroupNorm, RMSNorm. With one, changing a unit changes the outputs of all others, even if
+            the unit is dead or has no columns, so the function cannot be preserved exactly.
     """
 
     layer: str
@@ -105,5 +109,5 @@ class UnitGroup:
 
     @property
     def weight(self) -> Axis:
-        """The producer's weight rows."""
+        """The rows of the layer's weight."""
         return self.rows[0]

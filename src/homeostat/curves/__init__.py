@@ -1,4 +1,4 @@
-"""Families of curves that are fitted and forecast with an interval; papers call them scaling laws."""
+"""Families of curves, fitted and forecast with intervals. Papers call them scaling laws."""
 
 from homeostat.curves.entropy_reward import EntropyReward
 from homeostat.curves.power_law import PowerLaw

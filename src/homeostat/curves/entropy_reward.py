@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -15,8 +14,9 @@ from homeostat.core.curve import Array, Curve
 class EntropyReward(Curve):
     """Validation reward against mean token entropy while a policy is trained: R = -a exp(H) + b.
 
-    H in nats a token. Entropy is spent for reward, so the ceiling, reached when H = 0, can be foretold early: b - a,
-    which is `forecast(0.0, of="curve")`. The family is linear in a and b, so intervals are exact (see `core.curve`).
+    H is in nats per token. Entropy falls while reward rises, so the reward at H = 0, b - a, is a ceiling that can be
+    predicted early: `forecast(0.0, of="curve")`. The family is linear in a and b, so intervals are exact (see
+    `core.curve`).
 
     Source: Cui et al. (2025), eq. 1 and section 2.
 
@@ -28,16 +28,10 @@ class EntropyReward(Curve):
     0.7
     """
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = Cite(
-        "Cui et al.",
-        2025,
-        "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models",
-        "2505.22617",
-    )
-    entries: ClassVar[tuple[str, ...]] = ("entropy-mechanism",)
-    parameters: ClassVar[tuple[str, ...]] = ("a", "b")
-    example: ClassVar[tuple[float, ...]] = (0.3, 0.9)
-    domain: ClassVar[tuple[float, float]] = (0.05, 1.0)
+    cite = Cite.of("entropy-mechanism")
+    parameters = ("a", "b")
+    example = (0.3, 0.9)
+    domain = (0.05, 1.0)
 
     def value(self, x: Array, parameters: Array) -> Array:
         return parameters[1] - parameters[0] * np.exp(x)

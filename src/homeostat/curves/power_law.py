@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from homeostat.core.errors import BadInput
 class PowerLaw(Curve):
     """Error against the amount of data, parameters or compute: y = a x^-b + c, for x > 0.
 
-    c is what more of x does not remove. Intervals are first-order (see `core.curve`): trust those of a forecast far
-    beyond the data less than their width says.
+    c is the error that remains for large x. Intervals are first-order (see `core.curve`): far beyond the data they are
+    too narrow.
 
     Source: Hestness et al. (2017), eq. 1, with their beta_g = -b and gamma = c.
 
@@ -27,14 +26,11 @@ class PowerLaw(Curve):
     [0.5, 0.7, 0.1]
     """
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = Cite(
-        "Hestness et al.", 2017, "Deep Learning Scaling is Predictable, Empirically", "1712.00409"
-    )
-    entries: ClassVar[tuple[str, ...]] = ("hestness-power-law",)
-    parameters: ClassVar[tuple[str, ...]] = ("a", "b", "c")
-    example: ClassVar[tuple[float, ...]] = (2.0, 0.5, 0.3)
-    domain: ClassVar[tuple[float, float]] = (1.0, 1000.0)
-    spacing: ClassVar[Literal["linear", "log"]] = "log"
+    cite = Cite.of("hestness-power-law")
+    parameters = ("a", "b", "c")
+    example = (2.0, 0.5, 0.3)
+    domain = (1.0, 1000.0)
+    spacing = "log"
 
     def value(self, x: Array, parameters: Array) -> Array:
         a, b, c = parameters
@@ -46,8 +42,8 @@ class PowerLaw(Curve):
         return np.stack([power, -a * np.log(x) * power, np.ones_like(x)], axis=-1)
 
     def start(self, x: Array, y: Array) -> Array:
-        """The exponent of a coarse grid that leaves least, with its a and c: those two are linear."""
-        tried = []
+        """The exponent of a coarse grid with the smallest residual, and its a and c, which are linear."""
+        tried: list[tuple[float, list[float]]] = []
         for b in (-2.0, -1.0, -0.5, -0.2, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0):
             power = np.exp(-b * np.log(x))
             basis = np.stack([power / power.max(), np.ones_like(x)], axis=-1)

@@ -1,4 +1,4 @@
-"""`homeostat demo`: the main job on real digits, twice side by side, in about a minute."""
+"""`homeostat demo`: trains on digits whose labels keep changing, untreated and under the closed loop."""
 
 from homeostat.demo.main import main
 

@@ -1,4 +1,4 @@
-"""One arm of the demo: a small network on a changing problem, through the same `attach` that everybody uses."""
+"""One arm of the demo: a small network on a changing problem, attached with `homeostat.attach`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from homeostat.streams import PermutedLabels
 ARMS = {"untreated": (), "closed loop": ("auto",)}
 """Arm -> treatments given to `attach`."""
 CONTROLLER = "pi:vital=dormant-units,knob=redo.threshold,set_point=0.2,low=0.01,high=0.1,every=100"
-"""Resets more when more units are dormant, once the closed loop has chosen resets."""
+"""Raises the threshold of ReDo when more units are dormant, once the closed loop has chosen ReDo."""
 HIDDEN = 100
 LEARNING_RATE = 5e-3
 EPOCHS = 4
 BATCH = 64
 ITEMS = 1000
 FIRST_SEED = 1
-"""Seed 0 was looked at while the remedies were chosen."""
+"""Seed 0 was used for development."""
 LATE = 10
-"""Tasks at the end over which accuracy is averaged."""
+"""Accuracy is averaged over this many tasks at the end."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What an arm tells after each task.
+    """Message of an arm after each task.
 
     Args:
-        arm, seed, task: where it is; `tasks` in all.
+        arm, seed, task: position of the arm.
+        tasks: total number of tasks.
         accuracy: on the whole task at its end.
-        vitals: vital -> worst layer's latest value.
-        findings: the present ones.
+        vitals: vital -> latest value of the worst layer.
+        findings: the current findings.
         news: journal entries since the last message.
-        done: this was the seed's last task.
-        record: the record's file, when it is kept.
-        error: what went wrong, if the arm died.
+        done: whether this was the last task of the seed.
+        record: path of the record, if there is one.
+        error: the error, if the arm failed.
     """
 
     arm: str
@@ -59,7 +60,7 @@ class Progress:
 
 
 def run_arm(arm: str, seeds: int, tasks: int, folder: Path | None, tell: Callable[[Progress], None]) -> None:
-    """Train one arm on every seed in turn. The record of the first is kept in `folder`."""
+    """Train one arm on every seed in turn. The record of the first seed is written to `folder`."""
     torch.set_num_threads(1)
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for progress in _run_seed(arm, seed, tasks, folder if seed == FIRST_SEED else None):
@@ -67,7 +68,7 @@ def run_arm(arm: str, seeds: int, tasks: int, folder: Path | None, tell: Callabl
 
 
 def run_arm_in_process(arm: str, seeds: int, tasks: int, folder: Path | None, queue: Any) -> None:
-    """`run_arm` in a process of its own; whatever goes wrong is told, not lost."""
+    """`run_arm` in a separate process; errors are sent to the queue."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         run_arm(arm, seeds, tasks, folder, queue.put)
@@ -123,8 +124,8 @@ def _accuracy(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> 
     return float((model(inputs.flatten(1)).argmax(1) == targets).float().mean())
 
 
-def _worst(run: homeostat.Run) -> dict[str, float]:
-    """The sickest layer's latest value of the vitals that matter here."""
+def _worst(run: homeostat.AttachedRun) -> dict[str, float]:
+    """Latest value of the worst layer, for the two vitals that the demo shows."""
     vitals, found = run.vitals(), {}
     for name, pick in (("dormant-units", max), ("effective-rank", min)):
         latest = [points[-1][1] for points in vitals.get(name, {}).values() if points[-1][1] is not None]

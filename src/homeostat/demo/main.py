@@ -1,4 +1,4 @@
-"""Runs the demo: two processes train, this one watches, counts and writes the report."""
+"""Runs the demo: two processes train; this one shows their progress and writes the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from homeostat.demo.arm import ARMS, EPOCHS, ITEMS, LATE, Progress, run_arm_in_p
 from homeostat.demo.screen import ArmState, live_view, outcome_table
 from homeostat.record import open_record
 from homeostat.report import write_report
-from homeostat.studies.verdict import interval
+from homeostat.studies.lab.verdict import interval
 
 SEEDS = 5
 TASKS = 40
@@ -38,22 +38,22 @@ def main(
     as_json: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train untreated and under the closed loop, side by side, and compare.
+    """Train untreated and under the closed loop, side by side, and compare the two.
 
     Args:
-        seeds: runs of each arm, at least 2 for an interval.
-        tasks: how often the labels are permuted anew; more than the last ten that are averaged.
-        report: where the page about the treated run goes.
-        folder: where the records of both arms' first seed go.
+        seeds: number of seeds, at least 2.
+        tasks: number of label permutations, more than 10.
+        report: file of the page about the treated run.
+        folder: folder for the records of the first seed of both arms.
         as_json: print one JSON object instead of tables.
-        console: where to print.
+        console: console to print to.
 
     Returns:
-        The outcome as `--json` prints it.
+        The outcome, as printed by `--json`.
 
     Raises:
         BadSetting: too few seeds or tasks.
-        DemoFailed: an arm died; its own words.
+        DemoFailed: an arm failed; the message is that of its error.
     """
     if seeds < 2 or tasks <= LATE:
         raise BadSetting(f"the demo needs at least 2 seeds and more than {LATE} tasks, got {seeds} and {tasks}")
@@ -62,9 +62,8 @@ def main(
     arms = [ArmState(name, seeds, tasks) for name in ARMS]
     if not as_json:
         console.print(
-            f"A 64-100-100-10 network reads {ITEMS:,} handwritten digits. Every {EPOCHS} passes the names of the "
-            f"digits are exchanged, {tasks} times. One run is left alone; "
-            "the other Homeostat measures, treats and checks.",
+            f"A 64-100-100-10 network learns {ITEMS:,} handwritten digits. Every {EPOCHS} epochs the labels are "
+            f"permuted; there are {tasks} tasks. One arm is untreated; the closed loop treats the other.",
             highlight=False,
         )
     quiet = Console(quiet=True) if as_json else console
@@ -82,7 +81,7 @@ def main(
 
 
 def _messages(seeds: int, tasks: int, folder: Path) -> Iterator[Progress]:
-    """What the arms tell, until both are done; Ctrl-C and errors end the processes."""
+    """Messages of both arms until they are done. Ctrl-C and errors end the processes."""
     context = multiprocessing.get_context("spawn")
     channel: Any = context.Queue()
     workers = [
@@ -142,14 +141,14 @@ def _print(outcome: dict[str, Any], arms: list[ArmState], console: Console, as_j
     console.print(outcome_table(rows))
     console.print(caption, highlight=False)
     console.print(
-        f"Took {outcome['wall_seconds']:.0f} s. The treated run, seed 1, as a page: {outcome['report']}\n"
-        f"Records of both, seed 1: {', '.join(outcome['records'].values())}",
+        f"Took {outcome['wall_seconds']:.0f} s. Report of the treated run, seed 1: {outcome['report']}\n"
+        f"Records of both arms, seed 1: {', '.join(outcome['records'].values())}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _shown(path: str) -> str:
-    """A path as one would type it here."""
+    """A path relative to the working directory, if it is inside it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

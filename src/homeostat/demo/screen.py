@@ -1,4 +1,4 @@
-"""What the demo shows: two arms side by side while they run, then a table."""
+"""Output of the demo: both arms side by side while they run, then a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 @dataclass
 class ArmState:
-    """What is known of one arm so far."""
+    """State of one arm, built from its messages."""
 
     name: str
     seeds: int
@@ -36,7 +36,7 @@ class ArmState:
     seed: int = FIRST_SEED
 
     def hear(self, progress: Progress) -> None:
-        """Take in a message."""
+        """Update the state from a message."""
         if progress.seed != self.seed:
             self.seed, self.news = progress.seed, []
         self.accuracies.setdefault(progress.seed, []).append(progress.accuracy)
@@ -47,7 +47,7 @@ class ArmState:
 
     @property
     def finished(self) -> bool:
-        """Every task of every seed is done."""
+        """Whether every task of every seed is done."""
         return sum(len(a) for a in self.accuracies.values()) >= self.seeds * self.tasks
 
     def late(self) -> dict[int, float]:
@@ -57,7 +57,7 @@ class ArmState:
 
 
 def live_view(arms: Sequence[ArmState], width: int) -> RenderableType:
-    """Both arms side by side, one below the other on a narrow terminal."""
+    """Both arms side by side, or one below the other on a narrow terminal."""
     panels = [_panel(arm) for arm in arms]
     return Columns(panels, equal=True, expand=True) if width >= 100 else Group(*panels)
 
@@ -77,7 +77,7 @@ def _panel(arm: ArmState) -> Panel:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Accuracies 0..1 as bars, at most forty of them."""
+    """The last forty accuracies, from 0 to 1, as a bar chart in text."""
     shown = values[-40:]
     return "".join(_BLOCKS[min(int(v * len(_BLOCKS)), len(_BLOCKS) - 1)] for v in shown if v == v)
 

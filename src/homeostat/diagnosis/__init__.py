@@ -1,10 +1,10 @@
-"""Vitals over time -> findings -> what to do about them."""
+"""From vitals over time to findings and remedies."""
 
+from homeostat.diagnosis.closed_loop import Action, ClosedLoop, LoopPolicy
 from homeostat.diagnosis.condition import Condition, Sign
 from homeostat.diagnosis.diagnostician import Diagnostician
 from homeostat.diagnosis.facts import Facts, OptimizerFacts
 from homeostat.diagnosis.history import History
-from homeostat.diagnosis.loop import Action, ClosedLoop, LoopPolicy
 from homeostat.diagnosis.prescriptions import Remedy, prescriptions_for, remedies_for
 
 __all__ = [

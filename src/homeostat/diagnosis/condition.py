@@ -7,12 +7,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from homeostat.core.component import Component, Knob, option
+from homeostat.core.component import Component, option
 from homeostat.core.finding import SEVERITIES, Finding, Severity
+from homeostat.diagnosis.courses import Course
 from homeostat.diagnosis.facts import Facts
-from homeostat.diagnosis.history import History
-from homeostat.diagnosis.prescriptions import prescriptions_for
-from homeostat.diagnosis.thresholds import threshold
+from homeostat.diagnosis.history import Array, History
+from homeostat.diagnosis.prescriptions import Remedy
+from homeostat.diagnosis.thresholds import Measured
+
+SYMPTOMS = (
+    "dormant-units",
+    "saturated-units",
+    "rank-collapse",
+    "vanishing-gradients",
+    "exploding-gradients",
+    "stalled-learning",
+    "oscillating-loss",
+    "loss-of-plasticity",
+    "edge-of-stability",
+    "learning-rate-too-high",
+    "learning-rate-too-low",
+    "diverging-loss",
+    "attention-entropy-collapse",
+    "attention-logit-growth",
+    "output-collapse",
+)
+"""Names of conditions that a mistake in the script can bring about."""
 
 Limits = Mapping[Severity, float]
 """Severity -> the value from which on it holds."""
@@ -30,7 +50,9 @@ class Sign:
 
     severity: Severity
     text: str
-    numbers: Mapping[str, float | int | str | None] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, float | int | str | None] = dataclasses.field(
+        default_factory=dict[str, float | int | str | None]
+    )
 
     @property
     def rank(self) -> int:
@@ -42,13 +64,17 @@ class Sign:
 class Condition(Component, abstract=True):
     """A rule. `signs` and `judge` are pure functions of the history and the facts, at the newest reading.
 
-    Thresholds are knobs whose defaults come from `thresholds.json`, where each says how it was set.
+    Thresholds are knobs made by `limit` or `measured`, and say how they were set.
 
     Class attributes:
         reads: names of the vitals it looks at; a new reading of the first is an occasion to judge.
         watch: name of the vital by which the closed loop judges a treatment, "" when it does not treat this.
         worse: direction in which `watch` is sick.
+        explains: names of conditions that follow from this one; where both are found, this one comes first.
         explanation: what the condition means, for people.
+        remedies: what may help, most promising first.
+        courses: made-up runs that fall ill with it, by name. The laws check that it speaks on them.
+        faults: the same for faults that show in the facts of a run alone.
 
     Settings:
         persistence: consecutive readings on which it must hold before it becomes a finding.
@@ -58,8 +84,19 @@ class Condition(Component, abstract=True):
     reads: ClassVar[tuple[str, ...]] = ()
     watch: ClassVar[str] = ""
     worse: ClassVar[Literal["higher", "lower"]] = "higher"
+    explains: ClassVar[tuple[str, ...]] = ()
     explanation: ClassVar[str] = ""
+    remedies: ClassVar[tuple[Remedy, ...]] = ()
+    courses: ClassVar[Mapping[str, Course]] = {}
+    faults: ClassVar[Mapping[str, Facts]] = {}
     persistence: int = option(3)
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(abstract=abstract, **kwargs)
+        # the class knows its own name only now, and `dataclass` reads the fields after this
+        for name, spec in list(vars(cls).items()):
+            if isinstance(spec, Measured):
+                setattr(cls, name, spec.field(cls.name, name))
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         """Layer -> sign, for the layers in which the condition shows now."""
@@ -81,10 +118,11 @@ class Condition(Component, abstract=True):
 
     def eased(self) -> Self:
         """The same rule with every threshold moved to where the network is clearly well again."""
-        moved = {}
-        for spec in dataclasses.fields(self):
-            if "ease" in spec.metadata:
-                moved[spec.name] = getattr(self, spec.name) * spec.metadata["ease"]
+        moved = {
+            spec.name: getattr(self, spec.name) * spec.metadata["ease"]
+            for spec in dataclasses.fields(self)
+            if "ease" in spec.metadata
+        }
         return dataclasses.replace(self, **moved) if moved else self
 
     def limits(self) -> Limits:
@@ -98,14 +136,36 @@ class Condition(Component, abstract=True):
         more = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
         evidence: dict[str, Any] = {"text": worst.text + more, **worst.numbers}
         evidence["by_layer"] = {layer: dict(signs[layer].numbers) for layer in order}
-        return Finding(self.name, worst.severity, since_step, tuple(order), evidence, prescriptions_for(self.name))
+        prescriptions = tuple(remedy.prescription() for remedy in self.remedies)
+        return Finding(self.name, worst.severity, since_step, tuple(order), evidence, prescriptions)
 
 
-def limit(condition: str, name: str, *, low: float = 0.0, high: float = 1e30, unit: str = "") -> Any:
-    """A threshold: a knob with its default, its easing factor and its source from `thresholds.json`."""
-    entry = threshold(condition, name)
-    knob = Knob(low, high, None, unit, entry["how"])
-    return dataclasses.field(default=float(entry["value"]), metadata={"knob": knob, "ease": entry.get("ease", 1.0)})
+@dataclass(frozen=True, kw_only=True)
+class LayerCondition(Condition, abstract=True):
+    """A condition that judges one vital, each layer by itself.
+
+    Class attributes:
+        fewest: readings of a layer that are not missing before it is judged.
+    """
+
+    fewest: ClassVar[int] = 1
+
+    def sign(self, layer: str, values: Array, facts: Facts) -> Sign | None:
+        """The sign in one layer, from its readings that are not missing, oldest first; None when it is well."""
+        raise NotImplementedError
+
+    def harmless(self, layer: str, history: History, facts: Facts) -> bool:
+        """Whether the run shows that the condition does no harm in this layer; then it is info at most."""
+        return False
+
+    def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
+        vital, found = self.reads[0], dict[str, Sign]()
+        for layer in history.layers(vital):
+            values = history.series(vital, layer)[1]
+            if values.size >= self.fewest and (sign := self.sign(layer, values, facts)) is not None:
+                harmless = self.harmless(layer, history, facts)
+                found[layer] = dataclasses.replace(sign, severity="info") if harmless else sign
+        return found
 
 
 def graded(value: float, limits: Limits, worse: str = "higher") -> Severity | None:

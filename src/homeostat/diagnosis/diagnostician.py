@@ -1,11 +1,11 @@
-"""From judgements to findings: persistence, hysteresis, and the step since when."""
+"""From the conditions of single readings to findings: persistence, hysteresis, first step."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from homeostat.core.component import components
 from homeostat.core.finding import SEVERITIES, Finding
@@ -14,30 +14,36 @@ from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 
 _NONE = -1
+SPAN = 16
+"""Smallest number of steps over which a condition must persist, because early readings are close together."""
 
 
 @dataclass
 class Track:
-    """What is remembered of one condition in one layer.
+    """State of a condition in a layer.
 
     Args:
         strict: rank of the sign under the thresholds, at the last few readings (-1: no sign).
-        eased: the same under the eased thresholds.
-        level: rank of the finding now, -1 when there is none.
+        eased: the same under the relaxed thresholds.
+        level: rank of the current finding, -1 without.
         starts: per rank, the first reading since which it has held without being clearly better.
-        sign: the last sign seen.
-        clock: step of the newest reading seen of this layer.
+        sign: the last sign.
+        clock: step of the newest reading of this layer.
     """
 
-    strict: list[int] = field(default_factory=list)
-    eased: list[int] = field(default_factory=list)
+    strict: list[int] = field(default_factory=list[int])
+    eased: list[int] = field(default_factory=list[int])
     level: int = _NONE
     starts: list[int | None] = field(default_factory=lambda: [None] * len(SEVERITIES))
     sign: Sign | None = None
     clock: int = _NONE
 
     def see(self, step: int, strict: Sign | None, eased: Sign | None, memory: int) -> None:
-        """Take in one reading: the level rises when `memory` readings agree, and falls when as many clearly differ."""
+        """Add a reading.
+
+        The level rises if `memory` readings agree, over `SPAN` steps if they are several, and falls if as many clearly
+        differ.
+        """
         now, loose = _rank(strict), max(_rank(strict), _rank(eased))
         self.sign = strict or eased or self.sign
         self.strict = [*self.strict, now][-memory:]
@@ -48,7 +54,15 @@ class Track:
             elif loose < rank and max(self.eased) < rank:
                 self.starts[rank] = None
         confirmed = min(self.strict) if len(self.strict) == memory else _NONE
+        if memory > 1:
+            confirmed = min(confirmed, self._held(step))
         self.level = max(confirmed, min(self.level, max(self.eased)))
+
+    def _held(self, step: int) -> int:
+        """The highest rank that has held over `SPAN` steps."""
+        return max(
+            (r for r, start in enumerate(self.starts) if start is not None and step - start >= SPAN), default=_NONE
+        )
 
 
 def _rank(sign: Sign | None) -> int:
@@ -58,12 +72,18 @@ def _rank(sign: Sign | None) -> int:
 class Diagnostician:
     """Turns a history into the current findings, one reading at a time.
 
-    A finding appears, or becomes more severe, when its condition held on `persistence` consecutive readings, and
-    resolves, or becomes milder, when the eased rule has not held on as many. `since_step` is the first of them.
+    A finding appears, or becomes more severe, when its condition held on `persistence` consecutive readings (over at
+    least `SPAN` steps, unless one reading is enough), and resolves, or becomes milder, when the eased rule has not held
+    on as many. `since_step` is the first of them.
 
     Args:
-        conditions: rules to apply; every registered one when None.
+        conditions: rules to apply; None means all registered ones.
+
+    Attributes:
+        witnesses: functions that receive the facts of every update, for storing them.
     """
+
+    witnesses: ClassVar[list[Callable[[Facts], object]]] = []
 
     def __init__(self, conditions: Sequence[Condition] | None = None) -> None:
         made = [cls() for cls in components("condition").values()] if conditions is None else list(conditions)
@@ -76,17 +96,26 @@ class Diagnostician:
 
     @property
     def findings(self) -> list[Finding]:
-        """The current findings, most severe first."""
-        return sorted(self._found.values(), key=lambda f: (-SEVERITIES.index(f.severity), f.since_step, f.condition))
+        """The current findings, most severe first; findings that follow from another come after it."""
+        grave = [f for f in self._found.values() if f.severity != "info"]
+        follows = {name for f in grave for name in self.conditions[f.condition].explains}
+
+        def place(f: Finding) -> tuple[bool, int, int, str]:
+            return f.condition in follows, -SEVERITIES.index(f.severity), f.since_step, f.condition
+
+        return sorted(self._found.values(), key=place)
 
     def update(self, history: History, facts: Facts) -> list[Finding]:
-        """Judge what is new since the last call and return the current findings, most severe first."""
+        """Judge new readings since the last call, and return the current findings, most severe first."""
+        for witness in self.witnesses:
+            witness(facts)
         ending = facts.ended and not self._ended
         self._ended = facts.ended
         for name, condition in self.conditions.items():
             clock = condition.clock(history, facts)
-            if clock > self._clocks[name] or (ending and not condition.reads):
-                self._clocks[name] = clock
+            reached = clock + history.advance(condition.reads[:1])
+            if reached > self._clocks[name] or (ending and not condition.reads):
+                self._clocks[name] = reached
                 self._see(condition, clock, history, facts)
                 self._assemble(name)
         return self.findings
@@ -120,7 +149,7 @@ class Diagnostician:
         return {"clocks": dict(self._clocks), "tracks": tracks, "ended": self._ended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`; conditions it does not know start afresh."""
+        """Continue from `state_dict`; unknown conditions start new."""
         self._ended = bool(state["ended"])
         for name in self.conditions:
             self._clocks[name] = int(state["clocks"].get(name, _NONE))
@@ -130,4 +159,5 @@ class Diagnostician:
 
 def _track(state: Mapping[str, Any]) -> Track:
     sign = Sign(**state["sign"]) if state["sign"] else None
-    return Track(**{**state, "sign": sign})
+    saved: dict[str, Any] = {**state, "sign": sign}
+    return Track(**saved)

@@ -1,12 +1,12 @@
-"""Early-warning statistics: does the noise of a series look as if its stability were being lost?
+"""Early-warning statistics of a loss of stability in a series.
 
-Near a tipping point a system returns to rest more and more slowly, so its fluctuations grow (variance) and resemble
-their predecessors (lag-1 autocorrelation). The usual practice takes such a statistic in a rolling window and calls a
-rise, measured by Kendall's tau, a warning. What that is worth once the run is known to have collapsed is audited by
-the study `ews-prosecutor`; `stability_model` has the alternative that is fitted instead of eyeballed.
+Near a tipping point a system returns to equilibrium more and more slowly, so its variance and its lag-1 autocorrelation
+grow. Usually such a statistic is computed in a rolling window, and a rise, measured by Kendall's tau, counts as a
+warning. The study `ews-prosecutor` tests this for runs selected because they collapsed. `stability_model` fits a model
+instead.
 
-All functions are pure, take missing-free arrays [*R, n] sampled at even distances (oldest first), and let leading axes
-pass through. What cannot be known is NaN.
+All functions are pure. They take evenly sampled arrays [*R, n] without missing values, oldest first, and accept leading
+axes. Unknown values are NaN.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import numpy as np
 
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
 from homeostat.diagnosis.history import Array
+from homeostat.diagnosis.trends import kendall
 
 Statistic = Callable[[Array], Array]
-"""A window [*R, w] -> one number each [*R]."""
+"""Function from a window [*R, w] to a number [*R]."""
 
 
 def variance(window: Array) -> Array:
@@ -43,9 +44,9 @@ def autocorrelation(window: Array) -> Array:
 
 
 def return_rate(window: Array) -> Array:
-    """Rate of return to rest per sample [*R], -log(autocorrelation) (Ornstein-Uhlenbeck): large is stable, 0 critical.
+    """Return rate per sample [*R], -log(autocorrelation) (Ornstein-Uhlenbeck): large is stable, 0 is critical.
 
-    NaN where the autocorrelation is not positive: the return is then faster than the sampling, or overshoots.
+    NaN if the autocorrelation is not positive: the return is then faster than the sampling, or overshoots.
     """
     a = autocorrelation(window)
     return -np.log(np.where(a > 0, a, math.nan))
@@ -63,7 +64,7 @@ def _power(centred: Array) -> Array:
 
 
 def _ratio(top: Array, bottom: Array, window: Array) -> Array:
-    """top / bottom where the window varies beyond rounding, NaN elsewhere."""
+    """top / bottom if the window varies by more than rounding, else NaN."""
     rounding = 1e-24 * window.shape[-1] * np.square(window).max(axis=-1, initial=0.0)
     known = (bottom > 0) & (np.ptp(window, axis=-1) ** 2 > rounding) & (window.shape[-1] > 2)
     return np.where(known, top / np.where(known, bottom, 1.0), math.nan)
@@ -72,7 +73,7 @@ def _ratio(top: Array, bottom: Array, window: Array) -> Array:
 STATISTICS: Mapping[str, Statistic] = MappingProxyType(
     {"variance": variance, "autocorrelation": autocorrelation, "return-rate": return_rate, "skewness": skewness}
 )
-"""What can be followed in a rolling window. All but the return rate rise before a tipping point; it falls."""
+"""Statistics for rolling windows. Before a tipping point the return rate falls; all others rise."""
 
 
 def statistic(name: str) -> Statistic:
@@ -97,21 +98,8 @@ def rolling(values: Array, window: int, name: str = "variance") -> Array:
     if window < 1 or count < 1:
         raise BadInput(f"a rolling window of {window} values does not fit a series of {values.shape[-1]}")
     values = np.asarray(values, dtype=np.float64)
-    return np.stack([measure(values[..., i : i + window]) for i in range(count)], axis=-1)
-
-
-def kendall(values: Array) -> Array:
-    """Kendall's tau-a of a series against time: [*R, n] -> [*R] in -1..1.
-
-    (rising pairs - falling pairs) / all pairs, over every pair of the n values; a tie counts as neither. NaN for fewer
-    than 2 values, or where one is NaN. Values of a rolling statistic overlap, so the significance of independent
-    values (`trends.tau_limit`) does not apply: tau of a stationary series has a standard deviation of 0.3 to 0.5.
-    """
-    size = values.shape[-1]
-    if size < 2:
-        return np.full(values.shape[:-1], math.nan)
-    score = sum(np.sign(values[..., lag:] - values[..., :-lag]).sum(-1) for lag in range(1, size))
-    return np.asarray(score / (size * (size - 1) / 2))
+    found = [measure(values[..., i : i + window]) for i in range(count)]
+    return np.stack(found, axis=-1)
 
 
 def trend(values: Array, name: str = "variance", window: int | None = None) -> Array:
@@ -123,7 +111,7 @@ def trend(values: Array, name: str = "variance", window: int | None = None) -> A
 
 
 def detrended(values: Array, bandwidth: float = 0.2) -> Array:
-    """The series less its Gaussian-smoothed self: [*R, n] -> [*R, n].
+    """The series minus its Gaussian-smoothed version: [*R, n] -> [*R, n].
 
     Args:
         values: the series, mirrored at both ends.
@@ -145,22 +133,23 @@ def _smoother(size: int, bandwidth: float) -> Array:
     reach = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     mirrored = np.pad(np.eye(size), [(0, 0), (reach, reach)], mode="symmetric")
-    return np.stack([np.convolve(row, kernel / kernel.sum(), "valid") for row in mirrored])
+    rows: list[Array] = [np.convolve(row, kernel / kernel.sum(), "valid") for row in mirrored]
+    return np.stack(rows)
 
 
 @dataclass(frozen=True)
-class Watch:
+class RollingTrends:
     """Trends of rolling statistics, one value at a time, in constant memory.
 
-    After each value the rolling statistics and their trends equal `rolling` and `trend` of the values kept. Adding
-    costs one window; the trend costs `horizon` squared comparisons when it is asked for.
+    After each value the rolling statistics and their trends equal `rolling` and `trend` of the stored values. Adding a
+    value costs one window; reading the trend costs `horizon` squared comparisons.
 
     Args:
         window: values in a rolling window.
-        horizon: how many of the latest statistics the trend is taken over.
-        names: which statistics.
+        horizon: number of the latest statistics for the trend.
+        names: names of the statistics.
 
-    >>> watch = Watch(window=4, horizon=8)
+    >>> watch = RollingTrends(window=4, horizon=8)
     >>> for value in (0, 1, 0, 2, 0, 3, 0, 4):
     ...     watch = watch.add(value)
     >>> watch.trends()["variance"] > 0.7
@@ -171,7 +160,7 @@ class Watch:
     horizon: int = 100
     names: tuple[str, ...] = ("variance", "autocorrelation", "return-rate")
     values: tuple[float, ...] = ()
-    found: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    found: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
 
     def __post_init__(self) -> None:
         if self.window < 3 or self.horizon < 2:
@@ -181,21 +170,21 @@ class Watch:
         for name in self.names:
             statistic(name)
 
-    def add(self, value: float) -> Watch:
-        """With one more value; a missing one changes nothing."""
+    def add(self, value: float) -> RollingTrends:
+        """The trends with one more value; a missing value changes nothing."""
         if math.isnan(value):
             return self
         values = (*self.values, float(value))[-self.window :]
         if len(values) < self.window:
-            return Watch(self.window, self.horizon, self.names, values, self.found)
+            return RollingTrends(self.window, self.horizon, self.names, values, self.found)
         array = np.asarray(values)
         new = {n: (*self.found.get(n, ()), float(STATISTICS[n](array)))[-self.horizon :] for n in self.names}
-        return Watch(self.window, self.horizon, self.names, values, new)
+        return RollingTrends(self.window, self.horizon, self.names, values, new)
 
     def latest(self) -> dict[str, float]:
         """The statistics of the newest full window; empty before there is one."""
         return {name: kept[-1] for name, kept in self.found.items()}
 
     def trends(self) -> dict[str, float]:
-        """Kendall's tau of each statistic over the horizon, NaN while fewer than two windows are known."""
+        """Kendall's tau of each statistic over the horizon; NaN with fewer than two windows."""
         return {name: float(kendall(np.asarray(self.found.get(name, ())))) for name in self.names}

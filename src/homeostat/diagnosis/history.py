@@ -1,4 +1,4 @@
-"""What was measured so far: one bounded, append-only series per (vital, layer)."""
+"""The history of a run: one bounded, append-only series per (vital, layer)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from homeostat.core.errors import BadInput
 Array = NDArray[np.float64]
 _EMPTY = np.empty(0)
 _HEAD = 16
+STEP_SERIES = {
+    "step-loss": ("The loss that backward was called on, at every step.", "loss"),
+    "step-gradient-norm": ("Norm of all gradients, as the optimizer found them.", "norm"),
+    "step-update-norm": ("Norm of what the optimizer changed, over all parameters.", "norm"),
+    "step-learning-rate": ("Learning rate of the first parameter group.", "1/step"),
+}
+"""What is read at every step, or nearly, beside the vitals: name -> (meaning, unit)."""
 
 
 class Series:
     """Steps and values of one vital in one layer, oldest first.
 
-    At most `capacity` points are kept: when full, those of the older three quarters that lie closest to their
-    neighbours are dropped, so that what stays is about even in steps. The first 16 points and the latest quarter stay.
+    At most `capacity` points are kept. If it is full, points of the older three quarters that are closest to their
+    neighbours are dropped, so the rest is nearly even in steps. The first 16 points and the latest quarter are kept.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -42,7 +49,7 @@ class Series:
 
     @property
     def last(self) -> float:
-        """Step of the newest reading, -inf when there is none."""
+        """Step of the newest reading, -inf if there is none."""
         return float(self._data[0, self._size - 1]) if self._size else -math.inf
 
     def append(self, step: float, value: float) -> None:
@@ -62,10 +69,13 @@ class Series:
 
 
 class History:
-    """Vitals over time. NaN is a missing reading: it is kept, and it counts as a reading that said nothing.
+    """Vitals over time. NaN is a missing reading; it is kept and counts as a reading.
 
     Args:
-        capacity: points kept per (vital, layer), at least 64.
+        capacity: largest number of points per (vital, layer), at least 64.
+
+    Attributes:
+        derived: key -> what has been computed from the history as it is; emptied by every reading.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -74,6 +84,7 @@ class History:
         self.capacity = capacity
         self.boundaries: list[tuple[int, str]] = []
         self._series: dict[str, dict[str, Series]] = {}
+        self.derived: dict[tuple[object, ...], Any] = {}
 
     def add(self, step: int, vital: str, layer: str, value: float | None) -> None:
         """Append one reading.
@@ -85,6 +96,7 @@ class History:
         if step < series.last:
             raise BadInput(f"{vital} of {layer}: step {step} comes after step {series.last:.0f} was added")
         series.append(step, math.nan if value is None else float(value))
+        self.derived.clear()
 
     def extend(self, rows: Iterable[tuple[int, str, str, float | None]]) -> None:
         """Append rows of (step, vital, layer, value)."""
@@ -104,28 +116,36 @@ class History:
         return tuple(self._series.get(vital, ()))
 
     def series(self, vital: str, layer: str) -> tuple[Array, Array]:
-        """(steps [n], values [n]) with the missing readings left out; both empty when never measured."""
-        found = self._series.get(vital, {}).get(layer)
-        if found is None:
+        """(steps [n], values [n]) without missing readings; both empty if never measured."""
+        known: tuple[Array, Array] | None = self.derived.get((vital, layer))
+        if known is not None:
+            return known
+        if (found := self._series.get(vital, {}).get(layer)) is None:
             return _EMPTY, _EMPTY
         present = ~np.isnan(found.values)
-        return (found.steps, found.values) if present.all() else (found.steps[present], found.values[present])
+        made = (found.steps, found.values) if present.all() else (found.steps[present], found.values[present])
+        return self.derived.setdefault((vital, layer), made)
 
     def recent(self, vital: str, layer: str, count: int) -> Array:
-        """The last `count` present values (fewer when there are fewer)."""
+        """The last `count` values that are not missing, or fewer."""
         return self.series(vital, layer)[1][-count:]
 
     def latest(self, vital: str, layer: str) -> tuple[int, float] | None:
-        """Step and value of the last reading (NaN when that one was missing), None when never measured."""
+        """Step and value of the last reading (NaN if missing), None if never measured."""
         found = self._series.get(vital, {}).get(layer)
         return (int(found.steps[-1]), float(found.values[-1])) if found else None
 
     def clock(self, vitals: Iterable[str]) -> int:
-        """Step of the newest reading of any of these vitals, -1 when there is none."""
+        """Step of the newest reading of any of these vitals, -1 if there is none."""
         return int(max((s.last for v in vitals for s in self._series.get(v, {}).values()), default=-1))
 
+    def advance(self, vitals: Iterable[str]) -> int:
+        """Sum of the newest steps of all layers of these vitals: it grows with every reading, also with those of a
+        network that has taken fewer steps than another."""
+        return int(sum(s.last for v in vitals for s in self._series.get(v, {}).values()))
+
     def between(self, vital: str, layer: str, after: float, until: float) -> Array:
-        """Present values at steps in (after, until]."""
+        """Values at steps in (after, until], without missing ones."""
         steps, values = self.series(vital, layer)
         return values[np.searchsorted(steps, after, "right") : np.searchsorted(steps, until, "right")]
 
@@ -139,7 +159,7 @@ class History:
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> History:
-        """The history that `state_dict` described."""
+        """The history of a `state_dict`."""
         made = cls(state["capacity"])
         made.boundaries = [(int(step), str(label)) for step, label in state["boundaries"]]
         for vital, layers in state["series"].items():

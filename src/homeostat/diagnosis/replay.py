@@ -1,60 +1,111 @@
-"""Judging stored vitals again: the same findings as the run itself would have had, without training anything."""
+"""Judges stored vitals again: gives the findings of the run without training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from homeostat.core.finding import SEVERITIES, Finding
 from homeostat.diagnosis.condition import Condition
 from homeostat.diagnosis.diagnostician import Diagnostician
-from homeostat.diagnosis.facts import Facts, OptimizerFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The vitals of a run, in a form that is small as JSON.
+    """The vitals of a run, in a compact form for JSON.
 
     Args:
-        name, seed: which run.
-        expected: conditions that a sick run must raise; empty for a healthy one.
+        name, seed: of the run.
+        expected: conditions that must be found; empty for a healthy run.
         facts: `Facts.to_json()` at the end of the run.
         boundaries: steps after which a new task started.
-        series: vital -> {"steps": [n], "layers": {layer: [n] or one number for a constant series}}.
+        series: vital -> {"steps": [n], "layers": {layer: [n] or one number for a constant series}}, or, where layers
+            were read at different steps, {"points": {layer: [steps, values]}}.
+        facts_at: the facts as they were at each update of the diagnosis, from `changes_of`; empty where only those of
+            the end are known.
     """
 
     name: str
     seed: int
     expected: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     boundaries: Sequence[int] = ()
-    series: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    series: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    facts_at: Sequence[Mapping[str, Any]] = ()
 
     def rows(self) -> list[tuple[int, str, str, float | None]]:
         """(step, vital, layer, value), in order of steps."""
-        found = []
+        found: list[tuple[int, str, str, float | None]] = []
         for vital, entry in self.series.items():
-            for layer, values in entry["layers"].items():
-                laid = values if isinstance(values, list) else [values] * len(entry["steps"])
+            for layer, (steps, values) in entry.get("points", {}).items():
+                found += [(int(s), vital, layer, v) for s, v in zip(steps, values, strict=True)]
+            for layer, values in entry.get("layers", {}).items():
+                laid = cast(list[float | None], values if isinstance(values, list) else [values] * len(entry["steps"]))
                 found += [(int(s), vital, layer, v) for s, v in zip(entry["steps"], laid, strict=True)]
         return sorted(found, key=lambda row: row[0])
 
 
 def stored_facts(data: Mapping[str, Any]) -> Facts:
-    """The facts that `Facts.to_json` described."""
-    known = {k: v for k, v in data.items() if k in Facts.__dataclass_fields__}
-    lists = {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
-    optimizers = tuple(OptimizerFacts(**o) for o in known.get("optimizers", ()))
-    return Facts(**{**known, **lists, "optimizers": optimizers})
+    """The facts that `Facts.to_json` described; what they do not have any more is left out."""
+    return _built(Facts, data)
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """A value of this type from its JSON form."""
+    arguments = get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        return cast(Any, kind)(**{name: _built(hints[name], v) for name, v in value.items() if name in hints})
+    if get_origin(kind) is tuple:
+        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
+        return tuple(_built(one, v) for one, v in zip(kinds, value, strict=True))
+    if get_origin(kind) is Mapping:
+        return {name: _built(arguments[1], v) for name, v in value.items()}
+    return value
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def changes_of(facts: Sequence[Facts]) -> list[dict[str, Any]]:
+    """What is new in each of them, one entry each; entries of the loss as "loss.NAME"."""
+    known: dict[str, Any] = {}
+    changes: list[dict[str, Any]] = []
+    for one in facts:
+        data = one.to_json()
+        flat = {k: v for k, v in data.items() if k != "loss"} | {f"loss.{k}": v for k, v in data["loss"].items()}
+        changes.append({k: v for k, v in flat.items() if k not in known or repr(known[k]) != repr(v)})
+        known |= flat
+    return changes
+
+
+def updates(run: StoredRun, conditions: Sequence[Condition] | None = None) -> Iterator[tuple[int, list[Finding]]]:
+    """(step, findings) of every update of the diagnosis, from the facts as they were then."""
+    history, doctor, known = History(), Diagnostician(conditions), dict[str, Any]()
+    boundaries, rows, at = list(run.boundaries), run.rows(), 0
+    for changes in run.facts_at:
+        known |= changes
+        loss = {k.removeprefix("loss."): v for k, v in known.items() if k.startswith("loss.")}
+        facts = stored_facts({k: v for k, v in known.items() if not k.startswith("loss.")} | {"loss": loss})
+        while at < len(rows) and (rows[at][0] <= facts.steps or facts.ended):
+            while boundaries and boundaries[0] < rows[at][0]:
+                history.boundary(boundaries.pop(0))
+            history.add(*rows[at])
+            at += 1
+        yield facts.steps, doctor.update(history, facts)
 
 
 def replay(run: StoredRun, conditions: Sequence[Condition] | None = None) -> dict[str, Finding]:
     """Condition -> the finding at its worst over the whole run."""
     history, doctor, facts = History(), Diagnostician(conditions), stored_facts(run.facts)
-    boundaries, worst, rows = list(run.boundaries), {}, run.rows()
+    boundaries, worst, rows = list(run.boundaries), dict[str, Finding](), run.rows()
     for index, row in enumerate(rows):
         while boundaries and boundaries[0] < row[0]:
             history.boundary(boundaries.pop(0))

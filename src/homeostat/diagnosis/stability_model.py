@@ -1,4 +1,4 @@
-"""Two models of a series that rests near an equilibrium, and which of them its fluctuations speak for.
+"""Two models of a series near an equilibrium, stationary and drifting, and a test between them.
 
 Stationary:  dX = lambda (mu - X) dt + s dB                    (Ornstein-Uhlenbeck)
 Drifting:    the same with lambda_t = 2 sqrt(r_t), r_t linear in time from r_0 at the first value to r_n at the last
@@ -34,7 +34,7 @@ class StabilityFit:
 
     Args:
         statistic: signed root of the likelihood ratio, sign * sqrt(2 (log L_drifting - log L_stationary)); positive
-            where stability falls. About standard normal for a long stationary series; `p_value` needs no such hope.
+            if stability falls. Nearly standard normal for a long stationary series; `p_value` does not assume this.
         ratio: r_n / r_0 of the drifting model: 1 no change, below 1 an approach to the tipping point (0.0067 to 148).
         rate: return rate lambda per sample of the stationary model (0.002 to 8).
         mean: mu of the stationary model.
@@ -123,11 +123,11 @@ def simulate_stationary(fit: StabilityFit, length: int, count: int, generator: n
 
 
 def p_value(values: Array, draws: int = 199, seed: int = 0) -> float:
-    """Share of series without drift that speak at least as much for falling stability as this one [n] does.
+    """Share of series without drift whose statistic is at least as large as that of this series [n].
 
-    A parametric bootstrap: `draws` series of the fitted stationary model are fitted in turn; (1 + those at least as
-    large) / (1 + draws). NaN where the series cannot be fitted. Small values are evidence of an approach to a tipping
-    point, provided the series was not chosen because it collapsed.
+    A parametric bootstrap: `draws` series of the fitted stationary model are fitted too; the result is (1 + number of
+    statistics at least as large) / (1 + draws). NaN if the series cannot be fitted. Small values are evidence of an
+    approach to a tipping point, provided that the series was not selected because it collapsed.
     """
     fit = stability_fit(np.asarray(values, dtype=np.float64))
     if not np.isfinite(fit.statistic):

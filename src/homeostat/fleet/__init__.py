@@ -1,1 +1,1 @@
-"""Several seeds of one network trained at once. Empty in this release."""
+"""Training several seeds of one network at once. Empty in this release."""

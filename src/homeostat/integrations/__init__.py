@@ -1,1 +1,1 @@
-"""Thin covers for training libraries, each loaded where it is asked for."""
+"""Thin integrations with training libraries. Each library is imported only when it is used."""

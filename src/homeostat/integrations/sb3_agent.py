@@ -1,4 +1,4 @@
-"""What a Stable-Baselines3 agent is made of: its networks by name, its replay ratio, its scheduled learning rate."""
+"""Parts of a Stable-Baselines3 agent: its networks by name, its replay ratio, its scheduled learning rate."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from homeostat.core.dial import Dial
-from homeostat.shell.dials import scale_rate
-from homeostat.shell.network import Network
+from homeostat.shell.network import Network, scale_rate
 
 FINEST = 100
 """Largest number of environment steps between two rounds of updates that a fractional replay ratio may lead to."""
@@ -22,8 +21,8 @@ class Trained:
     """One network of an agent.
 
     Args:
-        name: as the policy names it.
-        module, optimizer: what is trained, and by what.
+        name: name in the policy.
+        module, optimizer: the network and its optimizer.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Trained:
 
 
 def networks(agent: Any) -> tuple[list[Trained], dict[str, nn.Module]]:
-    """The networks that an agent's optimizers train, and by name those that none trains (targets).
+    """The trained networks of an agent, and by name the networks that no optimizer trains (targets).
 
     Each optimizer belongs to the smallest part of the policy that has all of its parameters.
     """
@@ -55,8 +54,8 @@ def networks(agent: Any) -> tuple[list[Trained], dict[str, nn.Module]]:
 class ReplayRatio:
     """Gradient steps per environment step of an off-policy agent, by its own `gradient_steps` and `train_freq`.
 
-    `train_freq` is kept where that makes whole gradient steps; else the smallest fraction is taken, so 0.5 becomes one
-    step every two. What is set stays in the agent, and is saved with it.
+    `train_freq` is kept if that gives an integer number of gradient steps. Otherwise the smallest fraction is used, so
+    0.5 becomes one step every two. The agent keeps and saves the value.
     """
 
     def __init__(self, agent: Any) -> None:
@@ -64,7 +63,7 @@ class ReplayRatio:
 
     @classmethod
     def of(cls, agent: Any) -> Self | None:
-        """None for an agent that replays nothing, or whose `train_freq` counts episodes."""
+        """The dial, or None for an agent without replay, or whose `train_freq` counts episodes."""
         unit = getattr(getattr(agent, "train_freq", None), "unit", None)
         replays = hasattr(agent, "gradient_steps") and hasattr(agent, "replay_buffer")
         return cls(agent) if replays and getattr(unit, "value", "") == "step" else None
@@ -73,7 +72,7 @@ class ReplayRatio:
         return Dial(self.get, self.set, low=1 / FINEST, high=float(FINEST), unit="gradient steps per environment step")
 
     def get(self) -> float:
-        """-1 gradient steps mean as many as environment steps were taken."""
+        """The current ratio; -1 gradient steps mean one per environment step."""
         agent = self._agent
         return 1.0 if agent.gradient_steps < 0 else agent.gradient_steps / (agent.train_freq.frequency * agent.n_envs)
 
@@ -89,10 +88,10 @@ class ReplayRatio:
 
 
 class ScheduledRate:
-    """The learning rate of a network whose agent writes it anew from a schedule before every round of updates.
+    """The learning rate of a network whose agent sets it from a schedule before every round of updates.
 
-    Turning the dial sets a factor on whatever the schedule says. It is applied just before a step, to a rate that was
-    written since; while the dial is where it was, nothing is there and nothing is touched.
+    The dial sets a factor on the scheduled rate. The factor is applied right before a step, if the agent has set the
+    rate since the last step. An unchanged dial changes nothing.
     """
 
     def __init__(self, network: Network) -> None:
@@ -105,7 +104,7 @@ class ScheduledRate:
         return Dial(self._network.learning_rate, self.turn, low=1e-12, unit="1/step")
 
     def turn(self, value: float) -> None:
-        """Let the present rate be this, and later ones be changed by the same factor."""
+        """Set the current rate; later scheduled rates are changed by the same factor."""
         scale = value / max(self._network.learning_rate(), 1e-30)
         self.factor *= scale
         for optimizer in self._network.optimizers:
@@ -114,7 +113,7 @@ class ScheduledRate:
             self._handles = [o.register_step_pre_hook(self._before) for o in self._network.optimizers]
 
     def remove(self) -> None:
-        """Leave the rate to the schedule again."""
+        """Return the rate to the schedule."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,9 +1,9 @@
-"""Losses, advantages and rewards: pure tensors in, shares of the batch's loss and diagnostics out."""
+"""Losses, advantages and rewards: pure functions that give shares of the batch's loss and diagnostics."""
 
-from homeostat.objectives.covariance import ClipCov, KLCov
-from homeostat.objectives.dpo_shift import DPOShift, shift_schedule
-from homeostat.objectives.entropic import Entropic
-from homeostat.objectives.policy_gradient import ClippedPolicyGradient, EntropyBonus
+from homeostat.objectives.policy.covariance import ClipCov, KLCov
+from homeostat.objectives.policy.entropic import Entropic
+from homeostat.objectives.policy.policy_gradient import ClippedPolicyGradient, EntropyBonus
+from homeostat.objectives.preference.dpo_shift import DPOShift, shift_schedule
 from homeostat.objectives.tokens import (
     covariance,
     group_advantage,

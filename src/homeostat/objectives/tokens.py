@@ -1,4 +1,4 @@
-"""Token-level quantities that objectives, controllers and studies share: pure functions, replica axes pass through."""
+"""Token-level quantities for objectives, controllers and studies: pure functions; replica axes pass through."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from homeostat.core.objective import counted, log_probability
 
 
 def token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that count.
+    """Mean over the unmasked tokens.
 
     Args:
         values: [*R, N, T].
         mask: bool [*R, N, T].
 
     Returns:
-        [*R]; NaN ("missing") where no token counts.
+        [*R]; NaN ("missing") without unmasked tokens.
 
     >>> token_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])).item()
     2.0
@@ -29,7 +29,7 @@ def token_entropy(logits: Tensor) -> Tensor:
     """Entropy of the next-token distribution, in nats: H = -sum_v p_v log p_v, p = softmax(logits).
 
     Args:
-        logits: [*R, N, T, V]; -inf for a token that cannot come.
+        logits: [*R, N, T, V]; -inf for an impossible token.
 
     Returns:
         [*R, N, T], 0 to log V.
@@ -42,16 +42,16 @@ def token_entropy(logits: Tensor) -> Tensor:
 
 
 def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
-    """Each token's share in the covariance of log-probability and advantage over the batch.
+    """Contribution of each token to the covariance of log-probability and advantage over the batch.
 
         cov_i = (log pi_i - mean log pi) * (A_i - mean A)
 
-    Its mean is the covariance; positive means that likely tokens are being made likelier still, so entropy falls.
+    Its mean is the covariance. If it is positive, likely tokens become likelier, so entropy falls.
     Cui et al. (2025), arXiv:2505.22617, section 3.
 
     Args:
         logp, advantage: [*R, N, T].
-        mask: bool [*R, N, T]; the means are taken over the tokens that count.
+        mask: bool [*R, N, T]; the means are over the unmasked tokens.
 
     Returns:
         [*R, N, T], 0 where masked out.
@@ -65,18 +65,17 @@ def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def group_advantage(rewards: Tensor, *, scaled: bool = True, epsilon: float = 1e-6) -> Tensor:
-    """Reward of each rollout against the other rollouts of its prompt: A = (r - mean r) / (std r + epsilon).
+    """Advantage of each rollout relative to the rollouts of its prompt: A = (r - mean r) / (std r + epsilon).
 
-    Shao et al. (2024), arXiv:2402.03300, section 4.1.2; without the division it is that of Liu et al. (2025),
-    arXiv:2503.20783.
+    Shao et al. (2024), arXiv:2402.03300, section 4.1.2; without the division as in Liu et al. (2025), arXiv:2503.20783.
 
     Args:
         rewards: [*R, P, K], K rollouts of each of P prompts.
         scaled: divide by the group's standard deviation (with K - 1).
-        epsilon: added to it, so that a group of equal rewards has advantage 0.
+        epsilon: added to it, so that equal rewards give advantage 0.
 
     Raises:
-        BadInput: fewer than two rollouts a prompt: nothing to compare with.
+        BadInput: fewer than two rollouts per prompt.
 
     >>> group_advantage(torch.tensor([[1.0, 0.0, 1.0, 0.0]]), scaled=False).tolist()
     [[0.5, -0.5, 0.5, -0.5]]
@@ -88,14 +87,14 @@ def group_advantage(rewards: Tensor, *, scaled: bool = True, epsilon: float = 1e
 
 
 def likelihood_displacement(chosen: Tensor, chosen_before: Tensor) -> Tensor:
-    """How far preferred answers have become less likely: mean of log pi_before(y_w) - log pi(y_w), in nats.
+    """Likelihood lost by preferred answers: mean of log pi_before(y_w) - log pi(y_w), in nats.
 
     Args:
         chosen: log-probability of each preferred answer now, [*R, N].
         chosen_before: the same at the beginning (under the reference policy).
 
     Returns:
-        [*R]; positive: displaced (worse), negative: more likely than before. NaN for no items.
+        [*R]; positive: less likely than before (displaced), negative: more likely. NaN without items.
 
     >>> likelihood_displacement(torch.tensor([-5.0, -4.0]), torch.tensor([-3.0, -4.0])).item()
     1.0

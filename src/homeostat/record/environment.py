@@ -1,4 +1,4 @@
-"""Where a run happened: versions, machine, process. Read once; nothing here initialises an accelerator."""
+"""The environment of a run: versions, machine, process. Reading it initialises no accelerator."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from homeostat.core.signals import pass_on
 
 
 def environment() -> dict[str, Any]:
@@ -29,10 +31,10 @@ def environment() -> dict[str, Any]:
 
 
 def device_names() -> list[str]:
-    """The processor, and every GPU once the script itself has initialised CUDA.
+    """The processor, and all GPUs if the script has initialised CUDA.
 
-    Asking for a GPU's name creates a CUDA context, after which a script that forks would break; so nothing is asked
-    before the script did it, and the record asks again when it is closed.
+    Reading the name of a GPU creates a CUDA context, which breaks scripts that fork later. So GPUs are read only after
+    the script has initialised CUDA, and again when the record is closed.
     """
     names = [_processor()]
     if torch.cuda.is_initialized():
@@ -52,25 +54,27 @@ def _processor() -> str:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    except OSError as error:
+        pass_on(error)
     return platform.processor() or platform.machine()
 
 
 def birth_of(pid: int) -> str:
-    """When a process started, in the system's own clock ticks; "" where the system does not tell (not Linux, gone)."""
+    """Start time of a process in the system's clock ticks; "" if it is unknown (not Linux, or the process is gone)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+    except (OSError, IndexError) as error:
+        pass_on(error)
         return ""
 
 
 def alive(pid: int, birth: str) -> bool:
-    """Whether that process of this machine still runs; a later process of the same id does not count."""
+    """Whether a process of this machine still runs; a later process with the same id does not count."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except ProcessLookupError as error:
+        pass_on(error)
         return False
-    except OSError:
-        pass
+    except OSError as error:
+        pass_on(error)
     return birth_of(pid) == birth

@@ -1,17 +1,17 @@
-"""A run record as JSON: the schema of `--json FILE`, described in schema.json beside this file."""
+"""A run record as JSON, as written by `--json FILE`. The schema is in schema.json."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from homeostat.core.atomic_file import reason, write_text
 from homeostat.core.errors import RecordError
-from homeostat.record.plain import plain
+from homeostat.core.signals import pass_on
+from homeostat.record.json_values import plain
 from homeostat.record.reader import Points, RunReader
 from homeostat.record.schema import RUN_FACTS
 
@@ -19,13 +19,13 @@ JSON_VERSION = 1
 
 
 def to_json(reader: RunReader) -> dict[str, Any]:
-    """Everything a record holds, as strict JSON values: one moment of a run that may still be running.
+    """The whole record as strict JSON values: a consistent snapshot, also while the run goes on.
 
-    A vital that was due and could not be measured is null. JSON has no infinite numbers: those are null too, and
-    listed under "infinite" as [step, "inf"] or [step, "-inf"].
+    A vital that was due and could not be measured is null. JSON has no infinite numbers: they are null too, and listed
+    under "infinite" as [step, "inf"] or [step, "-inf"].
     """
     with reader.snapshot():
-        meta, vitals = reader.meta, reader.vitals()
+        meta, vitals, failed = reader.meta, reader.vitals(), reader.failures()
         return {
             "schema_version": JSON_VERSION,
             "run": meta.run,
@@ -36,6 +36,8 @@ def to_json(reader: RunReader) -> dict[str, Any]:
             "overhead": meta.overhead,
             "vitals": {name: {at: _finite(line) for at, line in layers.items()} for name, layers in vitals.items()},
             "infinite": _infinite(vitals),
+            "diagnosed": not failed,
+            "failed": [f._asdict() for f in failed],
             "findings": [plain(finding.to_json()) for finding in reader.findings()],
             "finding_events": [
                 {"step": e.step, "event": e.event, "finding": plain(e.finding.to_json())}
@@ -64,29 +66,17 @@ def json_schema() -> dict[str, Any]:
 
 
 def write_whole(path: str | Path, text: str) -> Path:
-    """Write a text file whole or not at all: beside it first, then moved into place.
+    """Write a text file whole or not at all.
 
     Raises:
         RecordError: the folder or the file cannot be written.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_text(path, text)
     except OSError as error:
-        raise RecordError(
-            f"cannot write {path} ({error.strerror or error}): choose a place you can write to"
-        ) from error
+        pass_on(error)
+        raise RecordError(f"cannot write {path} ({reason(error)}): choose a place you can write to") from error
     return path
 
 

@@ -1,4 +1,4 @@
-"""Files of run records: claiming a new one, opening one for reading, and saying plainly why neither works."""
+"""Files of run records: creating one, opening one for writing, and clear error messages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 from homeostat.core.errors import RecordError
+from homeostat.core.signals import pass_on, suppressed
 from homeostat.record.environment import alive, birth_of
-from homeostat.record.schema import APPLICATION_ID, SCHEMA_VERSION, SUFFIX
+from homeostat.record.opening import one_line
+from homeostat.record.schema import SUFFIX
 
 DEFAULT_FOLDER = Path("homeostat-runs")
-"""Where records go when nothing else was said, relative to the working directory."""
+"""Default folder of records, relative to the working directory."""
 
 _PART = ".part"
 _HINTS = {
@@ -44,17 +46,17 @@ def new_run(script: str) -> str:
 
 
 def claim(folder: Path, script: str, fill: Callable[[sqlite3.Connection, str], None]) -> Path:
-    """Make a record file that nobody else has. It appears with its contents: a kill leaves it whole or not there.
+    """Create a record file with a new name. It appears with its contents; a kill leaves no partial file.
 
     Args:
         fill: writes the first contents, given a connection and the run's id.
 
     Raises:
-        RecordError: the folder cannot be made or written to.
+        RecordError: the folder cannot be created or written to.
     """
     path = folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         _remove_leftovers(folder)
         while True:
             path = folder.resolve() / f"{new_run(script)}{SUFFIX}"
@@ -63,23 +65,33 @@ def claim(folder: Path, script: str, fill: Callable[[sqlite3.Connection, str], N
                 _fill(part, path.stem, fill)
                 os.link(part, path)
                 return path
-            except FileExistsError:
+            except FileExistsError as error:
+                pass_on(error)
                 continue
             finally:
                 part.unlink(missing_ok=True)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, OverflowError) as error:
+        pass_on(error)
         raise unwritable(folder, error) from error
 
 
+def make_private(folder: Path) -> None:
+    """Create a folder and its missing parents, with access for this user only."""
+    for missing in reversed([there for there in (folder, *folder.parents) if not there.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        raise FileExistsError(17, "a file exists there", str(folder))
+
+
 def _fill(part: Path, run: str, fill: Callable[[sqlite3.Connection, str], None]) -> None:
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(sqlite3.connect(part, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = MEMORY")
         fill(db, run)
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What processes of this machine left that were killed while they made a record."""
+    """Temporary files of processes of this machine that were killed while they created a record."""
     for part in folder.glob(f".*{SUFFIX}.*{_PART}"):
         pid = part.name.removesuffix(_PART).rpartition(".")[2]
         if pid.isdecimal() and not alive(int(pid), birth_of(int(pid))):
@@ -87,64 +99,60 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def connect_to_write(path: Path | None, busy_seconds: float = 1.0) -> sqlite3.Connection:
-    """A connection for one writer: write-ahead log, so that others may read meanwhile; None is a place in memory."""
+    """A connection for a writer, with a write-ahead log, so that others can read during the run; None: in memory."""
     db = sqlite3.connect(path or ":memory:", timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     return db
 
 
-def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A read-only connection to a run record, checked to be one.
+def transaction(
+    db: sqlite3.Connection, path: Path | None, write: Callable[[], None], written: Callable[[], None] = lambda: None
+) -> None:
+    """Write all or nothing, also if a signal handler of the script raises in between.
+
+    Args:
+        db: the connection.
+        path: its file, for the message.
+        write: executes the statements.
+        written: called after everything is written.
 
     Raises:
-        RecordError: it is not there, not a record, damaged, or written by a newer Homeostat.
+        RecordError: it cannot be written.
     """
-    if not path.is_file():
-        raise RecordError(f"there is no run record at {path}: `homeostat runs` lists those there are")
+    before = db.total_changes
     try:
-        return _checked(_connect(path, "mode=ro"), path)
-    except sqlite3.OperationalError as error:
-        # A folder that cannot be written to has no room for SQLite's shared memory; a closed record needs none.
-        if path.with_name(f"{path.name}-wal").exists():
-            raise RecordError(f"cannot read {path}: {error}") from error
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        raise _foreign(path, error) from error
+        db.execute("BEGIN IMMEDIATE")
+        write()
+        db.execute("COMMIT")
+    except BaseException as error:
+        if not isinstance(error, sqlite3.Error) and not db.in_transaction and db.total_changes > before:
+            written()  # the handler ran between the commit and here
+            raise
+        with suppressed(sqlite3.Error):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        pass_on(error)
+        if isinstance(error, (sqlite3.Error, ValueError, OverflowError)):
+            raise unwritable(path, error) from error
+        raise
+    written()
+
+
+def fold(db: sqlite3.Connection) -> None:
+    """Merge the write-ahead log into the file. If a reader holds it open, SQLite does so later by itself."""
     try:
-        return _checked(_connect(path, "immutable=1"), path)
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # sqlite3 cannot decode what some damage makes it say
-        raise _foreign(path, error) from error
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        pass_on(error)
+    finally:
+        db.close()
 
 
 def unwritable(path: Path | None, error: Exception) -> RecordError:
     """The error for a record that cannot be written, with what to do about it."""
     said = str(error).lower()
     hint = next((hint for word, hint in _HINTS.items() if word in said), "record elsewhere with --record DIR")
-    return RecordError(f"cannot write the run record {path or 'in memory'} ({error}): {hint}")
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
-
-
-def _checked(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    try:
-        (found,), (version,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
-        if found != APPLICATION_ID:
-            raise RecordError(f"{path} is an SQLite file but not a run record of Homeostat")
-        if version > SCHEMA_VERSION:
-            raise RecordError(
-                f"{path} was written by a newer Homeostat (record schema {version}, this one reads up to "
-                f"{SCHEMA_VERSION}): upgrade with `pip install --upgrade homeostat`"
-            )
-        if db.execute("SELECT count(*) FROM run").fetchone() != (1,):
-            raise RecordError(f"{path} is damaged: it should describe exactly one run")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _foreign(path: Path, error: Exception) -> RecordError:
-    return RecordError(f"{path} is not a readable run record ({error}): it is damaged or something else; remove it")
+    return RecordError(one_line(f"cannot write the run record {path or 'in memory'} ({error}): {hint}"))

@@ -1,27 +1,30 @@
-"""What can be read from a run record, whether it lies in a file, is still being written, or lives in memory."""
+"""Reads a run record from a file, during the run, or in memory."""
 
 from __future__ import annotations
 
-import functools
-import json
 import platform
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from homeostat.core.errors import RecordError
-from homeostat.core.finding import Finding, JournalEntry, Prescription
+from homeostat.core.finding import Finding, JournalEntry
+from homeostat.core.signals import pass_on, suppressed
+from homeostat.record import queries
+from homeostat.record.columns import failures
 from homeostat.record.environment import alive
+from homeostat.record.opening import brief, one_line, time_limit, unreadable
+from homeostat.record.queries import Query
 
 Points = list[tuple[int, float | None]]
-"""(step, value), by step; None where the value was due and could not be measured."""
+"""(step, value) pairs, by step; None where the value was due and could not be measured."""
 
 SILENT_FOR = timedelta(minutes=10)
-"""A run on another machine that has written nothing for so long counts as unfinished."""
+"""A run on another machine counts as unfinished if it has written nothing for this time."""
 
 
 class Boundary(NamedTuple):
@@ -29,7 +32,7 @@ class Boundary(NamedTuple):
     label: str
 
 
-class Cadence(NamedTuple):
+class RecordedCadence(NamedTuple):
     step: int
     vital: str
     every: int
@@ -38,6 +41,15 @@ class Cadence(NamedTuple):
 class NotMeasured(NamedTuple):
     what: str
     why: str
+
+
+class Failure(NamedTuple):
+    """Internal errors of a part of Homeostat: step and text of the first one, and their number."""
+
+    part: str
+    step: int
+    why: str
+    times: int
 
 
 class FindingEvent(NamedTuple):
@@ -55,9 +67,9 @@ class RunMeta:
     Args:
         run: the id: the record's file name without .sqlite.
         path: the record's file; None in memory.
-        status: "running", "finished", "failed", "interrupted", or "unfinished": never closed, and its process is gone.
+        status: "running", "finished", "failed", "interrupted", or "unfinished" (not closed, and its process is gone).
         started_utc, updated_utc, ended_utc: ISO 8601; ended_utc is None until the run is closed.
-        overhead: fraction of the wall time spent inside Homeostat; None when unknown.
+        overhead: fraction of the wall time spent inside Homeostat; None if unknown.
     """
 
     run: str
@@ -77,126 +89,124 @@ class RunMeta:
     overhead: float | None
 
 
-_T = TypeVar("_T")
-_Method = Callable[..., _T]
-
-
-def _legible(method: _Method[_T]) -> _Method[_T]:
-    """Contents that make no sense are an unreadable record too, not an error of some other kind."""
-
-    @functools.wraps(method)
-    def read(self: RunReader, *args: Any) -> _T:
-        try:
-            return method(self, *args)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            where = self.path or "in memory"
-            raise RecordError(f"the record {where} is damaged ({type(error).__name__}: {error})") from error
-
-    return read
-
-
 class RunReader:
-    """Reads one run record. Made by `open_record`; a `RunRecord` that is being written reads the same way.
+    """Reads a run record. Created by `open_record`; a `RunRecord` has the same methods during the run.
 
-    Every method raises RecordError when the file cannot be read.
+    Every method raises RecordError if the file cannot be read.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
         self._db, self.path = connection, path
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, query: Query, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query, checked.
+
+        Raises:
+            RecordError: the file cannot be read, a value is invalid, or reading takes too long.
+        """
         try:
-            return self._db.execute(sql, values).fetchall()
+            with time_limit(self._db):
+                return [query.checked(row) for row in self._db.execute(query.sql, values)]
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise RecordError(f"cannot read {self.path or 'the record in memory'}: {error}") from error
+            pass_on(error)
+            raise unreadable(self.path, error) from error
+        except (ValueError, OverflowError) as error:
+            pass_on(error)
+            raise self._damaged(error) from error
+
+    def _damaged(self, why: object) -> RecordError:
+        return RecordError(one_line(f"the record {self.path or 'in memory'} is damaged ({brief(why)})"))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read inside sees one moment of a run that is still being written."""
-        self._rows("BEGIN")
+        """All reads inside see the same snapshot, also during the run."""
+        try:
+            self._db.execute("BEGIN")
+        except sqlite3.Error as error:
+            pass_on(error)
+            raise unreadable(self.path, error) from error
         try:
             yield
         finally:
-            self._rows("COMMIT")
+            with suppressed(sqlite3.Error):
+                self._db.execute("COMMIT")
 
     @property
-    @_legible
     def meta(self) -> RunMeta:
-        """What was run, where, when, and how it ended; read anew every time."""
-        columns = (
-            "run, script, command, cwd, seed, settings, environment, started_utc, updated_utc, ended_utc, status,"
-            " steps, wall_seconds, overhead, host, pid, birth"
-        )
-        row = dict(zip(columns.replace(" ", "").split(","), self._rows(f"SELECT {columns} FROM run")[0], strict=True))
+        """What was run, where, when, and how it ended. Read from the file at every access."""
+        row = dict(zip((name for name, _ in queries.RUN.columns), self._only(queries.RUN), strict=True))
         host, pid, birth = row.pop("host"), row.pop("pid"), row.pop("birth")
         if row["status"] == "running" and not _still_running(host, pid, birth, row["updated_utc"]):
             row["status"] = "unfinished"
-        row["command"] = tuple(json.loads(row["command"]))
-        row["settings"], row["environment"] = json.loads(row["settings"]), json.loads(row["environment"])
         return RunMeta(path=self.path, **row)
 
     @property
-    @_legible
     def run(self) -> str:
         """The run's id."""
-        return self._rows("SELECT run FROM run")[0][0]
+        return self._only(queries.RUN_ID)[0]
 
-    @_legible
+    def _only(self, query: Query) -> tuple[Any, ...]:
+        """The one row of the table `run`."""
+        rows = self._rows(query)
+        if len(rows) != 1:
+            raise self._damaged(f"it describes {len(rows)} runs instead of one")
+        return rows[0]
+
     def vitals(self) -> dict[str, dict[str, Points]]:
         """Vital -> layer -> [(step, value)], in the order in which they were first measured."""
         table: dict[str, dict[str, Points]] = {}
         points: dict[int, Points] = {}
-        for number, vital, layer in self._rows("SELECT id, vital, layer FROM series ORDER BY id"):
+        for number, vital, layer in self._rows(queries.SERIES):
             points[number] = table.setdefault(vital, {}).setdefault(layer, [])
-        for number, step, value in self._rows("SELECT series, step, value FROM vitals ORDER BY series, step"):
+        for number, step, value in self._rows(queries.VALUES):
+            if number not in points:
+                raise self._damaged(f"vitals.series: there is no series {number}")
             points[number].append((step, value))
         return table
 
-    @_legible
     def series(self, name: str, layer: str) -> Points:
-        """One vital of one layer; empty when it was never measured."""
-        sql = "SELECT step, value FROM vital_values WHERE vital = ? AND layer = ? ORDER BY step"
-        return self._rows(sql, name, layer)
+        """One vital of one layer; empty if it was never measured."""
+        numbers = [number for number, *names in self._rows(queries.SERIES) if names == [name, layer]]
+        return [point for number in numbers for point in self._rows(queries.LINE, number)]
 
-    @_legible
     def findings(self) -> list[Finding]:
-        """The findings that stand, in the order in which they were given."""
-        return [_finding(text) for (text,) in self._rows("SELECT finding FROM findings ORDER BY id")]
+        """The current findings, in the order in which they were set."""
+        return [finding for (finding,) in self._rows(queries.FINDINGS)]
 
-    @_legible
     def finding_events(self) -> list[FindingEvent]:
-        """When findings appeared, changed and went away, in order."""
-        rows = self._rows("SELECT step, event, finding FROM finding_events ORDER BY id")
-        return [FindingEvent(step, event, _finding(text)) for step, event, text in rows]
+        """When findings appeared, changed and were resolved, in order."""
+        return [FindingEvent(*row) for row in self._rows(queries.FINDING_EVENTS)]
 
-    @_legible
     def journal(self) -> list[JournalEntry]:
         """What was done to the run, in order."""
-        sql = "SELECT step, component, action, place, why, before, after, detail FROM journal ORDER BY id"
-        return [JournalEntry(*row[:-1], detail=json.loads(row[-1])) for row in self._rows(sql)]
+        return [JournalEntry(*row) for row in self._rows(queries.JOURNAL)]
 
-    @_legible
     def boundaries(self) -> list[Boundary]:
-        """Where the user said that a new task or phase began, by step."""
-        return [Boundary(*row) for row in self._rows("SELECT step, label FROM boundaries ORDER BY step, id")]
+        """The steps at which the user began a new task or phase."""
+        return [Boundary(*row) for row in self._rows(queries.BOUNDARIES)]
 
-    @_legible
     def not_measured(self) -> list[NotMeasured]:
         """What could not be measured, and why; each pair once."""
-        return [NotMeasured(*row) for row in self._rows("SELECT what, why FROM not_measured ORDER BY id")]
+        return [NotMeasured(*row) for row in self._rows(queries.NOT_MEASURED)]
 
-    @_legible
-    def cadences(self) -> list[Cadence]:
-        """From which step on a vital was measured every so many steps, in order."""
-        return [Cadence(*row) for row in self._rows("SELECT step, vital, every FROM cadences ORDER BY id")]
+    def cadences(self) -> list[RecordedCadence]:
+        """The cadences of vitals: from which step on, and every how many steps, in order."""
+        return [RecordedCadence(*row) for row in self._rows(queries.CADENCES)]
 
-    @_legible
     def facts(self) -> dict[str, Any]:
-        """Anything else that was kept about the run."""
-        return {name: json.loads(text) for name, text in self._rows("SELECT name, value FROM facts ORDER BY name")}
+        """Other facts about the run."""
+        return dict(self._rows(queries.FACTS))
+
+    def failures(self) -> list[Failure]:
+        """Parts of Homeostat that failed in this run; their measurements or findings are missing."""
+        try:
+            return [Failure(*fields) for fields in failures(self.facts().get("failed", {}))]
+        except ValueError as error:
+            pass_on(error)
+            raise self._damaged(f"the fact failed: {error}") from error
 
     def close(self, status: str = "finished") -> None:
-        """Let go of the file. Harmless when called twice; `status` matters to a writer only."""
+        """Close the file. May be called twice; `status` is for writers only."""
         self._db.close()
 
     def __enter__(self):
@@ -211,10 +221,3 @@ def _still_running(host: str, pid: int, birth: str, updated_utc: str) -> bool:
     if host == platform.node():
         return alive(pid, birth)
     return datetime.now(UTC) - datetime.fromisoformat(updated_utc) < SILENT_FOR
-
-
-def _finding(text: str) -> Finding:
-    data = json.loads(text)
-    data["layers"] = tuple(data["layers"])
-    data["prescriptions"] = tuple(Prescription(**p) for p in data["prescriptions"])
-    return Finding(**data)

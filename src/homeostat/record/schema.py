@@ -1,17 +1,17 @@
-"""The tables of a run record, and what explains them inside the file itself."""
+"""The tables of a run record, and the texts in the file that explain them."""
 
 from __future__ import annotations
 
 SCHEMA_VERSION = 1
-"""`PRAGMA user_version` of a record. Raised by one whenever a reader of the old version could misread the new."""
+"""`PRAGMA user_version` of a record. Increased if a reader of the old version could misread the new one."""
 
 APPLICATION_ID = 0x484D5354
-"""`PRAGMA application_id` of a record ("HMST"): tells a run record from any other SQLite file."""
+"""`PRAGMA application_id` of a record ("HMST"), which identifies a run record among SQLite files."""
 
 SUFFIX = ".sqlite"
 
 RUN_FACTS = ("command", "cwd", "seed", "settings", "environment", "started_utc", "ended_utc")
-"""Columns of the table `run` that an export lists under "facts"; no other fact may take these names."""
+"""Columns of the table `run` that an export lists under "facts"; other facts must not have these names."""
 
 TABLES = """
 CREATE TABLE about (name TEXT PRIMARY KEY, what TEXT NOT NULL) WITHOUT ROWID;
@@ -54,38 +54,38 @@ ABOUT: dict[str, str] = {
     "run.script": "The script or module as it was named on the command line.",
     "run.command": "JSON list: the full command line.",
     "run.cwd": "Working directory.",
-    "run.seed": "Seed of Homeostat's own draws; NULL when none was given.",
+    "run.seed": "Seed of Homeostat's random draws; NULL if none was given.",
     "run.settings": "JSON object: Homeostat's settings in this run.",
     "run.environment": "JSON object: versions, platform, devices, cores and threads.",
     "run.started_utc": "When the record was created.",
     "run.updated_utc": "When the record was last written.",
-    "run.ended_utc": "When the run was closed; NULL when it was not.",
+    "run.ended_utc": "When the run was closed; NULL if it was not.",
     "run.status": "running, finished, failed or interrupted. 'running' in a process that is gone means unfinished.",
     "run.host": "Name of the machine.",
     "run.pid": "Process id of the run.",
-    "run.birth": "When that process started, in the system's clock ticks; tells it from a later one of the same id.",
+    "run.birth": "When that process started, in the system's clock ticks; a later process of the same id has another.",
     "run.steps": "Optimizer steps completed at the last write.",
     "run.wall_seconds": "Wall-clock seconds since the first step, at the last write.",
-    "run.overhead": "Fraction of those seconds spent inside Homeostat; NULL when unknown.",
+    "run.overhead": "Fraction of those seconds spent inside Homeostat; NULL if unknown.",
     "series": "One row for every vital of every layer.",
     "series.vital": "Name of the vital, e.g. dormant-units.",
     "series.layer": "Name of the layer, prefixed with its network where there are several; 'network' is the whole.",
     "vitals": "The measurements. The view vital_values joins them with their names.",
-    "vitals.value": "The value; NULL when it was due and could not be measured; may be infinite, never NaN.",
-    "findings": "The findings that stand at the last write, worst first as they were given.",
+    "vitals.value": "The value; NULL if it was due and could not be measured; may be infinite, never NaN.",
+    "findings": "The findings at the last write, worst first.",
     "findings.finding": "JSON object: condition, severity, since_step, layers, evidence, prescriptions.",
-    "finding_events": "When findings appeared, changed severity or layers, and went away.",
+    "finding_events": "When findings appeared, changed severity or layers, and were resolved.",
     "finding_events.event": "appeared, severity, layers or gone.",
-    "finding_events.finding": "JSON object: the finding as it was after the event (before it, when gone).",
+    "finding_events.finding": "JSON object: the finding after the event (before it for gone).",
     "journal": "What was done to the run, in order.",
     "journal.component": "Who did it: a treatment, a controller, the closed loop, the shell.",
     "journal.action": "attach, edit, knob, keep, strengthen, revert, refuse, boundary or error.",
     "journal.place": "Layers, parameters or a knob.",
-    "journal.before": "The vital or knob before the action; NULL where there is none.",
-    "journal.after": "The vital or knob after the action; NULL where there is none.",
-    "journal.detail": "JSON object: anything else.",
-    "boundaries": "Steps at which the user said that a new task or phase began.",
-    "cadences": "From which step on a vital was measured every so many steps.",
+    "journal.before": "The vital or knob before the action; NULL if there is none.",
+    "journal.after": "The vital or knob after the action; NULL if there is none.",
+    "journal.detail": "JSON object: further values.",
+    "boundaries": "Steps at which the user began a new task or phase.",
+    "cadences": "Cadences of vitals: from step on, measured every so many steps.",
     "not_measured": "What could not be measured, and why.",
-    "facts": "Anything else worth keeping: name and JSON value.",
+    "facts": "Other facts: name and JSON value.",
 }

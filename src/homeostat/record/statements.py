@@ -1,4 +1,4 @@
-"""What is written into the tables of a run record, as SQL."""
+"""The SQL statements that write a run record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from homeostat.record.environment import birth_of, environment
-from homeostat.record.plain import dumps
+from homeostat.record.json_values import dumps, legible
 
 SERIES = "INSERT OR IGNORE INTO series (id, vital, layer) VALUES (?, ?, ?)"
 VALUES = "INSERT OR REPLACE INTO vitals (series, step, value) VALUES (?, ?, ?)"
@@ -31,20 +31,20 @@ LATER = (
     ),
     "UPDATE run SET steps = min(steps, ?)",
 )
-"""Leave out what came after a step."""
+"""Delete everything after a step."""
 
 
 def now_utc() -> str:
-    """The time as records keep it: UTC, ISO 8601, milliseconds."""
+    """The current time in the format of records: UTC, ISO 8601, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def first_row(run: str, script: str, command: list[str], seed: int | None, settings: Mapping[str, Any]):
     row = {
         "run": run,
-        "script": str(script),
+        "script": legible(str(script)),
         "command": dumps(command),
-        "cwd": os.getcwd(),
+        "cwd": legible(os.getcwd()),
         "seed": seed,
         "settings": dumps(settings),
         "environment": dumps(environment()),

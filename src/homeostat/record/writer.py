@@ -1,8 +1,7 @@
-"""Writes the record of one run. Calls only fill a buffer; the file is touched at most about once a second."""
+"""Writes the record of a run. Calls fill a buffer; the file is written at most about once a second."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -11,39 +10,41 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from homeostat.core.errors import BadSetting, RecordError
 from homeostat.core.finding import Finding, JournalEntry
-from homeostat.record import statements
-from homeostat.record.changes import changes
+from homeostat.core.signals import pass_on, suppressed
+from homeostat.record import queries, statements
 from homeostat.record.environment import birth_of, device_names
-from homeostat.record.files import claim, connect_to_read, connect_to_write, new_run, unwritable
-from homeostat.record.plain import dumps, number
+from homeostat.record.files import claim, connect_to_write, fold, new_run, transaction, unwritable
+from homeostat.record.finding_events import changes
+from homeostat.record.json_values import dumps, legible, number
+from homeostat.record.opening import check_inside, connect_to_read
+from homeostat.record.queries import STATUSES, Query
 from homeostat.record.reader import RunReader
+from homeostat.record.rescue import copy_from_file, descriptors, identity, never_close, still_open
 from homeostat.record.schema import ABOUT, MARKS, RUN_FACTS, SUFFIX, TABLES
 from homeostat.record.statements import first_row, now_utc
 
 FLUSH_SECONDS = 1.0
 RETRY_SECONDS = 30.0
-"""Longest pause between two tries to write while the file cannot be written."""
+"""Longest pause between two attempts while the file cannot be written."""
 MOST_BUFFERED = 1_000_000
-"""Rows kept for later while the file cannot be written; beyond it the oldest measurements are given up."""
-STATUSES = ("finished", "failed", "interrupted")
-
+"""Largest number of buffered rows while the file cannot be written; beyond it the oldest measurements are dropped."""
 
 _OPEN: weakref.WeakSet[RunRecord] = weakref.WeakSet()
 
 
 class RunRecord(RunReader):
-    """One run's record, being written. Made by `RunRecord.create`; reads like any RunReader (reading flushes first).
+    """The record of a run, for writing. Created by `RunRecord.create`; a RunReader too (reading flushes first).
 
-    Values are buffered and committed at most every `FLUSH_SECONDS` of a clock that never jumps, so call `progress`
-    (one clock read, no I/O in between) every step: then a killed process loses less than two seconds. In a forked
-    child every writing method does nothing: the record belongs to the process that made it.
+    Values are buffered and committed at most every `FLUSH_SECONDS` of a monotonic clock. Call `progress` at every step
+    (it reads the clock, usually without I/O); then a killed process loses less than two seconds. In a forked child all
+    writing methods do nothing, because the record belongs to the process that created it.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
@@ -58,8 +59,8 @@ class RunRecord(RunReader):
         self._findings_changed = False
         self._progress: tuple[int, float, float | None] = (0, 0.0, None)
         self._flushed, self._pause = time.monotonic(), FLUSH_SECONDS
-        self._run: str = super()._rows("SELECT run FROM run")[0][0]
-        self._inode = _inode(path)
+        self._run: str = super()._rows(queries.RUN_ID)[0][0]
+        self._file, self._descriptors = identity(path), descriptors(path)
         if path is None:
             weakref.finalize(self, connection.close)
         else:
@@ -78,14 +79,14 @@ class RunRecord(RunReader):
         """Start a record.
 
         Args:
-            folder: where the file goes, made when it is not there; None keeps the record in memory.
+            folder: folder of the file, created if it is missing; None keeps the record in memory.
             script: the script or module as the user named it; its stem is part of the file's name.
-            command: the full command line; None takes this process's.
-            seed: seed of Homeostat's own draws.
+            command: the full command line; None means that of this process.
+            seed: seed of Homeostat's random draws.
             settings: Homeostat's settings, JSON-friendly.
 
         Raises:
-            RecordError: the folder cannot be made or written to; nothing has been left behind.
+            RecordError: the folder cannot be created or written to; no file remains.
         """
         command = [command] if isinstance(command, str) else list(sys.argv if command is None else command)
 
@@ -101,6 +102,7 @@ class RunRecord(RunReader):
             if path is None:
                 fill(db, new_run(script))
         except sqlite3.Error as error:
+            pass_on(error)
             if path:
                 path.unlink(missing_ok=True)
             raise unwritable(path, error) from error
@@ -108,21 +110,23 @@ class RunRecord(RunReader):
 
     @classmethod
     def resume(cls, folder: Path | str, run: str) -> Self | None:
-        """Go on writing the record of a run that has ended or was killed; None when it is not in the folder.
+        """Continue the record of a run that has ended or was killed; None if it is not in the folder.
 
         Raises:
-            RecordError: it cannot be read or written, or a process is still writing it.
+            RecordError: the record cannot be read or written, or a process is still writing it.
         """
-        path = Path(folder).resolve() / f"{run}{SUFFIX}"
-        if not path.is_file():
+        home = Path(folder).resolve()
+        path = home / f"{run}{SUFFIX}"
+        if path.parent != home or not path.is_file():
             return None
+        check_inside(home, path)
         connect_to_read(path).close()
         db = None
         try:
             db = connect_to_write(path)
             db.execute("BEGIN IMMEDIATE")
             if RunReader(db, path).meta.status == "running":
-                raise RecordError(f"the run {run} is still going on in another process")
+                raise RecordError(f"the run {run} is still running in another process")
             db.execute(statements.AGAIN, (platform.node(), os.getpid(), birth_of(os.getpid()), now_utc()))
             db.execute("COMMIT")
             record = cls(db, path)
@@ -136,19 +140,19 @@ class RunRecord(RunReader):
         return record
 
     def supersede(self, step: int, findings: Sequence[Finding]) -> int:
-        """Training goes on from this step: leave out what was recorded after it. Returns how many steps that were.
+        """Continue from a step: delete everything recorded after it. Returns the number of deleted steps.
 
         Args:
-            step: optimizer steps completed.
-            findings: those that stood then.
+            step: completed optimizer steps.
+            findings: the findings at that step.
 
         Raises:
             RecordError: the file cannot be written.
         """
         with self._lock:
             self.flush()
-            (last,) = super()._rows("SELECT max(steps) FROM run")[0]
-            self._transaction(lambda: self._leave_out(step))
+            last = super()._rows(queries.PROGRESS)[0][0]
+            transaction(self._db, self.path, lambda: self._leave_out(step))
             self._take_up()
             self._findings, self._findings_changed = list(findings), True
         return max(last - step, 0)
@@ -158,13 +162,13 @@ class RunRecord(RunReader):
             self._db.execute(sql, (step,))
 
     def _take_up(self) -> None:
-        """Learn what the file holds already."""
-        rows = super()._rows
-        self._series = {(vital, layer): number for number, vital, layer in rows("SELECT id, vital, layer FROM series")}
-        self._said = {(what, why) for what, why in rows("SELECT what, why FROM not_measured")}
-        self._pace = {vital: every for vital, every in rows("SELECT vital, every FROM cadences ORDER BY id")}
-        self._findings = RunReader(self._db, self.path).findings()
-        self._progress = rows("SELECT steps, wall_seconds, overhead FROM run")[0]
+        """Read the existing contents of the file."""
+        held = RunReader(self._db, self.path)
+        self._series = {(vital, layer): number for number, vital, layer in super()._rows(queries.SERIES)}
+        self._said = {(missing.what, missing.why) for missing in held.not_measured()}
+        self._pace = {cadence.vital: cadence.every for cadence in held.cadences()}
+        self._findings = held.findings()
+        self._progress = super()._rows(queries.PROGRESS)[0]
 
     def add_vitals(self, rows: Iterable[tuple[int, str, str, float | None]]) -> None:
         """Add (step, vital, layer, value) rows. None and NaN mean "due, but could not be measured"."""
@@ -175,7 +179,7 @@ class RunRecord(RunReader):
         self._flush_if_due()
 
     def set_findings(self, step: int, findings: Sequence[Finding]) -> None:
-        """Replace the findings that stand; what appeared, changed severity or layers, or went is kept as events."""
+        """Replace the current findings; their appearance, changes and resolution are stored as events."""
         with self._lock:
             events = changes(self._findings, findings)
             rows = [(int(step), event, f.condition, f.severity, dumps(f.to_json())) for event, f in events]
@@ -186,69 +190,71 @@ class RunRecord(RunReader):
             self.flush()
 
     def add_journal(self, entry: JournalEntry) -> None:
-        """Add one thing that was done to the run."""
+        """Add a journal entry."""
         e = entry
-        row = (int(e.step), e.component, e.action, e.where, e.why, number(e.before), number(e.after), dumps(e.detail))
+        said = map(legible, (e.component, e.action, e.where, e.why))
+        row = (int(e.step), *said, number(e.before), number(e.after), dumps(e.detail))
         self._add(statements.JOURNAL, row)
 
     def add_boundary(self, step: int, label: str = "") -> None:
-        """A new task or phase began after this many steps."""
-        self._add(statements.BOUNDARY, (int(step), str(label)))
+        """Add a boundary: a new task or phase began after this step."""
+        self._add(statements.BOUNDARY, (int(step), legible(str(label))))
 
     def add_not_measured(self, what: str, why: str) -> None:
-        """Say once that something could not be measured, and why; the same pair again is ignored."""
+        """Add that something could not be measured, and why; a repeated pair is ignored."""
+        what, why = legible(what), legible(why)
         if (what, why) not in self._said:
             self._said.add((what, why))
             self._add(statements.NOT_MEASURED, (what, why))
 
     def set_cadence(self, step: int, vital: str, every: int) -> None:
-        """From this step on the vital is measured every so many steps; an unchanged cadence is ignored."""
+        """Add the cadence of a vital from this step on; an unchanged cadence is ignored."""
         if self._pace.get(vital) != every:
             self._pace[vital] = every
             self._add(statements.CADENCE, (int(step), vital, int(every)))
 
     def set_facts(self, **facts: Any) -> None:
-        """Keep anything else about the run, JSON-friendly; a name given again is replaced.
+        """Store another fact about the run, JSON-friendly; an existing name is replaced.
 
         Raises:
-            BadSetting: the name is one the record already uses for the run itself.
+            BadSetting: the name is reserved for the run itself.
         """
         if taken := sorted(set(facts) & set(RUN_FACTS)):
             raise BadSetting(f"the record itself keeps {', '.join(taken)}; choose another name for that fact")
         for name, value in facts.items():
-            self._add(statements.FACT, (name, dumps(value)))
+            self._add(statements.FACT, (legible(name), dumps(value)))
 
     def progress(self, steps: int, wall_seconds: float, overhead: float | None = None) -> None:
-        """Steps completed, seconds since the first one, and the fraction of them spent in Homeostat. Cheap."""
-        self._progress = (steps, wall_seconds, overhead)
+        """Store completed steps, seconds since the first one, and the fraction spent in Homeostat. Cheap."""
+        self._progress = (steps, max(wall_seconds, 0.0), None if overhead is None else max(overhead, 0.0))
         self._flush_if_due()
 
     def flush(self) -> None:
         """Write everything buffered in one transaction.
 
         Raises:
-            RecordError: the file cannot be written (disk full, locked, removed); the buffer is kept for another try.
+            RecordError: the file cannot be written (disk full, locked, removed); the buffer is kept for another
+                attempt.
         """
         with self._lock:
             if not self._mine():
                 return
             self._flushed = time.monotonic()
             try:
-                self._check_there()
-                self._transaction(self._write)
+                lost = self._leave_lost_file()
+                transaction(self._db, self.path, self._write, self._written)
             except RecordError:
                 self._pause = min(2 * self._pause, RETRY_SECONDS)
                 del self._pending[statements.VALUES][:-MOST_BUFFERED]
                 raise
             self._pause = FLUSH_SECONDS
-            for rows in self._pending.values():
-                rows.clear()
-            self._findings_changed = False
+            if lost:
+                raise RecordError(lost)
 
     def close(self, status: str = "finished") -> None:
-        """Write what is buffered and how the run ended ("finished", "failed", "interrupted"). A second call is ignored.
+        """Write the buffer and how the run ended ("finished", "failed", "interrupted"). A second call is ignored.
 
-        The file is left as one plain SQLite file without companions, and stays readable through this object.
+        Afterwards the record is a single SQLite file, still readable through this object.
 
         Raises:
             RecordError: the last values could not be written.
@@ -261,50 +267,76 @@ class RunRecord(RunReader):
             try:
                 try:
                     self.flush()
+                except RecordError as error:
+                    pass_on(error)
+                    if self.path is not None:
+                        self._go_on_in_memory(str(error))
+                        self.flush()
+                    raise
                 finally:
-                    self._transaction(lambda: self._end(status))
+                    transaction(self._db, self.path, lambda: self._end(status))
             finally:
                 self._closed = True
                 if self.path:
                     _OPEN.discard(self)
-                    _fold(self._db)
+                    fold(self._db)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         with self._lock:
-            self.flush()
+            with suppressed(RecordError):
+                self.flush()
             yield
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, query: Query, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             if self.path is None or (self._mine() and not self._closed):
-                with suppress(RecordError):  # it was told when it was written; what could be written can be read
+                with suppressed(RecordError):  # a message was printed then; the written part can be read
                     self.flush()
-                return super()._rows(sql, *values)
-        # Closed, or in a forked child: SQLite forbids using this connection there.
+                return super()._rows(query, *values)
+        # closed, or in a forked child, where SQLite forbids the use of this connection
         with closing(connect_to_read(self.path)) as db:
-            return RunReader(db, self.path)._rows(sql, *values)
+            return RunReader(db, self.path)._rows(query, *values)
 
     @property
     def run(self) -> str:
         return self._run
 
-    def _check_there(self) -> None:
-        """Whether the file is still the one that was opened; else what it held goes on in memory.
+    def note_unwritten(self, where: Path | None, why: str) -> None:
+        """Store in the record that it is in memory only, or has more than its file, and why."""
+        self.set_facts(unwritten={"path": str(where), "why": why})
 
-        Raises:
-            RecordError: it is not.
-        """
-        if self.path is None or _inode(self.path) == self._inode:
+    def _leave_lost_file(self) -> str:
+        """Continue in memory if the file is no longer the opened one. Return the message for the user, or ""."""
+        if self.path is None:
+            return ""
+        there = identity(self.path) == self._file
+        if there and still_open(self._descriptors):
+            return ""
+        what = "closed by the script, with descriptors that are not its own" if there else "deleted or replaced"
+        self._go_on_in_memory(why := f"the run record {self.path} was {what}")
+        return f"{why}: the run is recorded in memory from now on"
+
+    def _go_on_in_memory(self, why: str) -> None:
+        """Stop using the file. Raises RecordError if its contents cannot be copied."""
+        gone, memory = self.path, connect_to_write(None)
+        if gone is None:
             return
-        gone, self.path = self.path, None
-        memory = connect_to_write(None)
-        self._db.backup(memory)
-        self._db.close()
-        self._db = memory
         _OPEN.discard(self)
+        try:
+            if still_open(self._descriptors):
+                self._db.backup(memory)
+                self._db.close()
+            else:
+                never_close(self._db)
+                copy_from_file(gone, memory)
+        except (sqlite3.Error, OSError) as error:
+            pass_on(error)
+            self._closed = True
+            raise unwritable(gone, error) from error
+        self._db, self.path = memory, None
         weakref.finalize(self, memory.close)
-        raise RecordError(f"the run record {gone} was deleted or replaced: the run is recorded in memory from now on")
+        self._pending[statements.FACT].append(("unwritten", dumps({"path": str(gone), "why": why})))
 
     def _mine(self) -> bool:
         return not self._closed and os.getpid() == self._owner
@@ -316,27 +348,23 @@ class RunRecord(RunReader):
         self._flush_if_due()
 
     def _number_of(self, vital: str, layer: str) -> int:
-        known = self._series.get((vital, layer))
-        if known is None:
+        if (known := self._series.get((vital, layer))) is not None:
+            return known
+        vital, layer = legible(vital), legible(layer)
+        if (known := self._series.get((vital, layer))) is None:
             known = self._series[vital, layer] = len(self._series) + 1
             self._pending[statements.SERIES].append((known, vital, layer))
         return known
 
     def _flush_if_due(self) -> None:
-        # a clock that jumps back would otherwise stop the writing until it has caught up
+        # otherwise a clock that jumps back would stop writing until it has caught up
         if abs(time.monotonic() - self._flushed) >= self._pause:
             self.flush()
 
-    def _transaction(self, write: Callable[[], None]) -> None:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            write()
-            self._db.execute("COMMIT")
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            with suppress(sqlite3.Error):
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-            raise unwritable(self.path, error) from error
+    def _written(self) -> None:
+        for rows in self._pending.values():
+            rows.clear()
+        self._findings_changed = False
 
     def _write(self) -> None:
         for sql, rows in self._pending.items():
@@ -356,30 +384,10 @@ class RunRecord(RunReader):
         )
 
 
-def _inode(path: Path | None) -> tuple[int, int] | None:
-    try:
-        found = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)
-
-
-def _fold(db: sqlite3.Connection) -> None:
-    """Fold the write-ahead log into the file; a reader that holds it open makes SQLite do so later, by itself."""
-    try:
-        db.execute("PRAGMA busy_timeout = 0")
-        db.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error:
-        pass
-    finally:
-        db.close()
-
-
-def _keep_connections_in_child() -> None:
-    """A forked child must neither use nor close the parent's SQLite connection: one reference is never given back."""
+def _keep_connections() -> None:
     for record in list(_OPEN):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(record._db))
+        never_close(record._db)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_connections_in_child)
+if hasattr(os, "register_at_fork"):  # a forked child must neither use nor close the parent's SQLite connection
+    os.register_at_fork(after_in_child=_keep_connections)

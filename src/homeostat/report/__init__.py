@@ -1,4 +1,4 @@
-"""Shows a run: the self-contained page, and tables for the terminal. Reads records only."""
+"""The report of a run: the HTML page and the tables for the terminal. Reads run records only."""
 
 from homeostat.report.page import write_report
 from homeostat.report.terminal import findings_table, journal_table, print_summary, runs_table

@@ -1,4 +1,4 @@
-"""What the page draws, as plain data: one chart for every vital, and the timeline of everything that happened."""
+"""Data of the page's plots: one chart per vital, and the timeline of findings, boundaries and journal."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from homeostat.core.finding import Finding
 from homeostat.record.reader import FindingEvent, Points, RunReader
-from homeostat.report import words
-from homeostat.report.explain import Meaning
-from homeostat.report.lines import binned, decades, points_per_line, thinned, worst_first
-from homeostat.report.words import figure, within
+from homeostat.report import formatting
+from homeostat.report.descriptions import Meaning
+from homeostat.report.downsampling import binned, decades, points_per_line, thinned, worst_first
+from homeostat.report.formatting import figure, within
 
 SHOWN = 6
-"""Lines a chart shows before the reader asks for more."""
+"""Number of lines that a chart shows by default."""
 
 
 def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One chart a vital: its lines, worst layers first, and what a reader must know to read it.
+    """One chart per vital: its lines, worst layers first, with units, axis and notes.
 
     Args:
         meanings: vital -> what it means.
-        first: vitals that come first, in this order.
+        first: vitals to put first, in this order.
     """
     vitals = reader.vitals()
     named = {layer for finding in reader.findings() for layer in finding.layers}
@@ -52,7 +52,7 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequ
 
 
 def marks(reader: RunReader) -> dict[str, Any]:
-    """What every chart marks along the steps: boundaries, findings and the journal."""
+    """Marks along the step axis of every chart: boundaries, findings and journal entries."""
     last, journal, boundaries = _last_step(reader), reader.journal(), reader.boundaries()
     found = [_finding_mark(event) for event in reader.finding_events() if event.event != "layers"]
     acts = [e for e in journal if e.action not in ("attach", "boundary")]
@@ -61,12 +61,12 @@ def marks(reader: RunReader) -> dict[str, Any]:
         "boundaries": binned([b.step for b in boundaries], [b.label or "boundary" for b in boundaries], last, 400),
         "findings": found,
         "kinds": sorted({mark["severity"] for mark in found}),
-        "journal": binned([e.step for e in acts], [words.told(e) for e in acts], last),
+        "journal": binned([e.step for e in acts], [formatting.journal_line(e) for e in acts], last),
     }
 
 
 def timeline(reader: RunReader) -> list[dict[str, Any]]:
-    """Rows from top to bottom: one a condition (spans), one for boundaries, one a component of the journal (points)."""
+    """Rows from top to bottom: one per condition (spans), one for boundaries, one per journal component (points)."""
     last = _last_step(reader)
     rows = [
         {"label": condition, "kind": "finding", "spans": spans}
@@ -78,13 +78,13 @@ def timeline(reader: RunReader) -> list[dict[str, Any]]:
     journal = [e for e in reader.journal() if e.action != "boundary"]
     for component in dict.fromkeys(entry.component for entry in journal):
         own = [e for e in journal if e.component == component]
-        points = binned([e.step for e in own], [words.told(e) for e in own], last, 240)
+        points = binned([e.step for e in own], [formatting.journal_line(e) for e in own], last, 240)
         rows.append({"label": component, "kind": "journal", "points": points})
     return rows
 
 
 def finding_spans(events: Sequence[FindingEvent], last: int) -> dict[str, list[dict[str, Any]]]:
-    """Condition -> when it stood and how bad it was, replayed from the events."""
+    """Condition -> spans of steps with their severity, reconstructed from the finding events."""
     spans: dict[str, list[dict[str, Any]]] = {}
     standing: list[tuple[Finding, dict[str, Any]]] = []
     for step, event, finding in events:
@@ -112,7 +112,7 @@ def _said(finding: Finding) -> str:
 
 
 def _finding_mark(event: FindingEvent) -> dict[str, Any]:
-    word = {"appeared": "appears", "severity": f"is now {event.finding.severity}", "gone": "is gone"}[event.event]
+    word = {"appeared": "appears", "severity": f"is now {event.finding.severity}", "gone": "is resolved"}[event.event]
     f = event.finding
     at = f.since_step if event.event == "appeared" else event.step
     severity = "gone" if event.event == "gone" else f.severity
@@ -161,7 +161,7 @@ def _notes(layers: Mapping[str, Points], log: bool, most: int) -> list[str]:
     notes = [f"{n:,} of {len(values):,} values {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
     notes = [note.replace("are could", "could").replace("is could", "could") for note in notes]
     if any(len(line) > most for line in layers.values()):
-        notes.append(f"lines are thinned to {most:,} points that keep every peak; the record has them all")
+        notes.append(f"lines are reduced to {most:,} points; all peaks are kept, and the record has every point")
     return notes
 
 
@@ -169,4 +169,4 @@ def _reading(name: str, layer: str, points: Points) -> str:
     known = [v for _, v in points if v is not None]
     if not known:
         return f"{name} could not be measured."
-    return f"{name} of {layer}: {figure(float(known[0]))} at first, {figure(float(known[-1]))} at the end."
+    return f"{name} of {layer}: {figure(float(known[0]))} at the start, {figure(float(known[-1]))} at the end."

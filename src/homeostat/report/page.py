@@ -1,4 +1,4 @@
-"""The report page: one HTML file that needs nothing else, made from a run record."""
+"""The report page: one self-contained HTML file, made from a run record."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Any
 from homeostat.core.errors import HomeostatError
 from homeostat.core.finding import Finding, JournalEntry
 from homeostat.record.export import write_whole
-from homeostat.record.plain import plain
-from homeostat.record.reader import Cadence, RunMeta, RunReader
-from homeostat.report import charts, explain, words
+from homeostat.record.json_values import plain
+from homeostat.record.reader import RecordedCadence, RunMeta, RunReader
+from homeostat.report import charts, descriptions, formatting
 
 JOURNAL_ROWS = 400
-"""Rows of the journal on the page: half of them the first, half the last."""
+"""Maximum number of journal rows on the page: the first half and the last half."""
 
 
 def write_report(reader: RunReader, path: str | Path, title: str | None = None) -> Path:
-    """Write the report of a run: one self-contained HTML page that never touches the network.
+    """Write the report of a run: one self-contained HTML page that works offline.
 
     Args:
-        reader: an opened record, or one that is being written, in a file or in memory.
-        path: where the page goes; written whole or not at all.
-        title: the page's title; None makes one of the script's name.
+        reader: a record, finished or still being written, in a file or in memory.
+        path: file of the page; it is replaced atomically.
+        title: title of the page; None uses the name of the script.
 
     Raises:
         HomeostatError: plotly is not installed.
-        RecordError: the record cannot be read, or the page not be written.
+        RecordError: the record cannot be read, or the page cannot be written.
     """
     return write_whole(path, page(reader, title))
 
 
 def page(reader: RunReader, title: str | None = None) -> str:
-    """The page's text; see `write_report`."""
+    """HTML of the page; see `write_report`."""
     plotly, template = _plotly(), _template()
     with reader.snapshot():
         content = contents(reader)
     return template.render(
         **content,
-        title=title or f"{Path(content['meta'].script).name}: how the run is",
+        title=title or f"{Path(content['meta'].script).name}: report",
         data=_embedded({"timeline": content["timeline"], "charts": content["charts"], "marks": content["marks"]}),
         plotly=plotly,
         css=_asset("page.css"),
@@ -51,18 +51,19 @@ def page(reader: RunReader, title: str | None = None) -> str:
 
 
 def contents(reader: RunReader) -> dict[str, Any]:
-    """Everything the page says, as plain values for the template."""
-    meta, findings, journal = reader.meta, words.ranked(reader.findings()), reader.journal()
-    reads = explain.condition_vitals()
+    """Values for the page's template."""
+    meta, findings, journal = reader.meta, formatting.ranked(reader.findings()), reader.journal()
+    failed = reader.failures()
+    reads = descriptions.condition_vitals()
     first = ["loss", *(name for f in findings for name in reads.get(f.condition, ()))]
-    drawn = charts.vital_charts(reader, explain.vital_meanings(), first)
+    drawn = charts.vital_charts(reader, descriptions.vital_meanings(), first)
     return {
         "meta": meta,
-        "health": words.health(findings, meta.steps, bool(drawn)),
-        "headline": words.headline(findings, meta, bool(drawn)),
-        "status": words.STATUS.get(meta.status, meta.status),
+        "health": formatting.health(findings, meta.steps, bool(drawn), failed),
+        "headline": formatting.headline(findings, meta, bool(drawn), failed),
+        "status": formatting.STATUS.get(meta.status, meta.status),
         "cards": _cards(findings, meta, {chart["name"] for chart in drawn}),
-        "gone": words.gone(reader.finding_events()),
+        "gone": formatting.gone(reader.finding_events()),
         "charts": drawn,
         "marks": charts.marks(reader),
         "timeline": charts.timeline(reader),
@@ -72,13 +73,13 @@ def contents(reader: RunReader) -> dict[str, Any]:
         "not_measured": reader.not_measured(),
         "cadences": latest_cadences(reader.cadences()),
         "facts": _facts(meta, reader.facts()),
-        "words": words,
+        "words": formatting,
     }
 
 
-def latest_cadences(cadences: Sequence[Cadence]) -> list[tuple[str, int, str]]:
-    """Vital, how often it is measured now, and how that came about."""
-    history: dict[str, list[Cadence]] = {}
+def latest_cadences(cadences: Sequence[RecordedCadence]) -> list[tuple[str, int, str]]:
+    """For each vital: name, current cadence in steps, and history of the cadence."""
+    history: dict[str, list[RecordedCadence]] = {}
     for cadence in cadences:
         history.setdefault(cadence.vital, []).append(cadence)
     return [
@@ -88,21 +89,21 @@ def latest_cadences(cadences: Sequence[Cadence]) -> list[tuple[str, int, str]]:
 
 
 def _cards(findings: Sequence[Finding], meta: RunMeta, drawn: set[str]) -> list[dict[str, Any]]:
-    meanings, reads = explain.condition_meanings(), explain.condition_vitals()
+    meanings, reads = descriptions.condition_meanings(), descriptions.condition_vitals()
     cards = []
     for finding in findings:
-        head, rows = words.evidence_by_layer(finding)
+        head, rows = formatting.evidence_by_layer(finding)
         cards.append(
             {
                 "finding": finding,
                 "meaning": meanings.get(finding.condition, ""),
-                "text": words.evidence_text(finding),
-                "numbers": words.evidence_numbers(finding),
+                "text": formatting.evidence_text(finding),
+                "numbers": formatting.evidence_numbers(finding),
                 "head": head,
                 "rows": rows,
                 "vitals": [name for name in reads.get(finding.condition, ()) if name in drawn],
                 "remedies": [
-                    {"p": p, "grounds": words.grounds(p), "command": _command(p.treatment, meta)}
+                    {"p": p, "grounds": formatting.grounds(p), "command": _command(p.treatment, meta)}
                     for p in finding.prescriptions
                 ],
             }
@@ -128,11 +129,11 @@ def _facts(meta: RunMeta, more: dict[str, Any]) -> list[tuple[str, str]]:
         "command": " ".join(meta.command),
         "working directory": meta.cwd,
         "seed": "none" if meta.seed is None else meta.seed,
-        "started": words.moment(meta.started_utc),
-        "ended": words.moment(meta.ended_utc),
+        "started": formatting.moment(meta.started_utc),
+        "ended": formatting.moment(meta.ended_utc),
         "steps": f"{meta.steps:,}",
-        "wall time": words.duration(meta.wall_seconds),
-        "time spent in Homeostat": words.percent(meta.overhead),
+        "wall time": formatting.duration(meta.wall_seconds),
+        "time spent in Homeostat": formatting.percent(meta.overhead),
         **{f"{name}": value for name, value in meta.environment.items()},
         **{f"setting: {name}": value for name, value in meta.settings.items()},
         **more,
@@ -152,7 +153,7 @@ def _text(value: Any) -> str:
 
 
 def _embedded(data: Any) -> str:
-    """JSON that can stand inside a script element: no character in it can end the element or open a comment."""
+    """JSON for a script element, escaped so that no character can end the element or open a comment."""
     text = json.dumps(plain(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -167,7 +168,7 @@ def _template():
     except ImportError as error:
         raise HomeostatError("the report page needs jinja2: pip install 'homeostat[report]'") from error
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = words.figure
+    environment.filters["figure"] = formatting.figure
     return environment.from_string(_asset("page.html.j2"))
 
 

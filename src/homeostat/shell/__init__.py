@@ -1,1 +1,1 @@
-"""The only impure room: attach and watch, hooks, the unit graph, surgery, the command line's runner."""
+"""The only package with side effects on training: attach, hooks, the unit graph, edits, `homeostat run`."""

@@ -1,48 +1,50 @@
-"""One network under observation: its module, its optimizers, and where a step begins and ends."""
+"""A measured network: its module, its optimizers, and the beginning and end of its steps."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from homeostat.core.composition import Composition
+from homeostat.core.batch_tasks import Composition
+from homeostat.core.dial import LEARNING_RATE, Dial
 from homeostat.core.errors import BadInput
-from homeostat.diagnosis.facts import OptimizerFacts
-from homeostat.shell.averages import Averaged
-from homeostat.shell.dials import learning_rate_dial
-from homeostat.shell.elements import ElementSteps
-from homeostat.shell.ranks import Ranks
-from homeostat.shell.settings import LEARNING_RATE
+from homeostat.diagnosis.facts import OptimizerFacts, RateFacts
+from homeostat.shell.ddp.process_group import ProcessGroup
+from homeostat.shell.edits.averaged_copies import Averaged
+from homeostat.shell.edits.element_steps import ElementSteps
+from homeostat.shell.hooks.parameter_changes import ParameterChanges
+from homeostat.shell.hooks.torch_internals import is_sharded
 
 
 class Network:
-    """A network and how far it has come. Holds neither the module nor the optimizers alive.
+    """A network and its progress. Keeps neither the module nor the optimizers alive.
 
     Args:
-        label: "" when it is the only one; else it prefixes every layer name.
-        model: the module, outside of any compile or data-parallel wrapper.
-        optimizers: all that hold some of its parameters.
-        compiled: torch.compile is known to run it, so hooks on its parts may never fire.
+        label: prefix of the layer names; "" if it is the only network.
+        model: the module, without wrappers for compilation or data parallelism.
+        optimizers: all optimizers with parameters of the module.
+        compiled: whether torch.compile is known to run it, so that hooks on its parts may never fire.
 
     Attributes:
         step: rounds of optimizer steps completed.
         skipped: steps a GradScaler left out.
-        losses: loss of each step since the last sample, folded now and then so that memory stays bounded.
         stepped: ids of the optimizers that have stepped in the present round.
         idle: ids of those whose step a GradScaler left out in the present round.
         active: ids of the optimizers that take part in rounds; one that others overtake is left out until it steps.
-        no_gradient: parameters held by an optimizer that never had a gradient so far.
-        ranks: the processes that train it together, once they have met.
-        resumed: an optimizer had state already, so training did not start here.
-        averaged: the copies that follow what surgery does.
-        dials: what controllers may turn beside knobs of treatments, by name.
-        elements: step counts of single elements, where they are kept.
-        composition: of which tasks the batch being learned from is made, for modules that surgery puts in.
+        no_gradient: parameters in an optimizer that never had a gradient and never changed.
+        moved: parameters in no optimizer that changed: averages, copies, updates by hand.
+        ranks: the processes that train it together, once they are connected.
+        resumed: whether an optimizer already had state, so that training did not start here.
+        averaged: the copies that follow edits.
+        dials: name -> a number that controllers may set, in addition to the knobs of treatments.
+        rate: the learning rate over the run, up to the last step that was read.
+        elements: step counts per element, if they are kept.
+        composition: the tasks of the current batch, for inserted modules.
     """
 
     def __init__(self, label: str, model: nn.Module, optimizers: Iterable[Optimizer], compiled: bool = False) -> None:
@@ -50,52 +52,53 @@ class Network:
         self.name = type(model).__name__
         self._model = weakref.ref(model)
         self.step = self.skipped = 0
-        self.ranks: Ranks | None = None
-        self.losses: list[Tensor] = []
-        self.folded: tuple[Tensor | None, int] = (None, 0)
+        self.ranks: ProcessGroup | None = None
         self.train_with(optimizers)
         self.resumed = any(o.state for o in self.optimizers)
         self.no_gradient = set(self.trained())
+        self.moved: set[str] = set()
+        self._changes = ParameterChanges()
         self.averaged: tuple[Averaged, ...] = ()
         self.dials = {LEARNING_RATE: learning_rate_dial(self)}
         self.elements: ElementSteps | None = None
+        self.rate = RateFacts()
         self.composition = Composition()
 
     @property
     def alive(self) -> bool:
-        """Whether the script still holds the module."""
+        """Whether the script still has the module."""
         return self._model() is not None
 
     @property
     def model(self) -> nn.Module:
-        """The module; an empty one when the script has let it go."""
+        """The module; an empty module if the script has deleted it."""
         model = self._model()
         return nn.Module() if model is None else model
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers that are alive, oldest first."""
+        """The existing optimizers, oldest first."""
         return [o for ref in self._optimizers if (o := ref()) is not None]
 
     def train_with(self, optimizers: Iterable[Optimizer]) -> None:
-        """These optimizers train the network from now on."""
+        """Set the optimizers that train the network from now on."""
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self.active, self.stepped, self.idle = {id(o) for o in self.optimizers}, set[int](), set[int]()
 
     def completes_round(self, optimizer: Optimizer) -> bool:
-        """Take in that this optimizer stepped; whether every active one has had its turn."""
+        """Note a step of an optimizer. Return whether every active one has stepped or skipped."""
         self.stepped.add(id(optimizer))
         self.active.add(id(optimizer))
         return self.active <= (self.stepped | self.idle if self.idle else self.stepped)
 
     def sits_out(self, optimizer: Optimizer) -> bool:
-        """Take in that this optimizer's step was left out; whether every active one has had its turn."""
+        """Note a skipped step of an optimizer. Return whether every active one has stepped or skipped."""
         self.skipped += 1
         self.idle.add(id(optimizer))
         return self.active <= self.stepped | self.idle
 
     def next_round(self) -> bool:
-        """The round is over; whether it was a step, which it is when an optimizer stepped."""
+        """End the round. Return whether it was a step, that is, whether an optimizer stepped."""
         moved = bool(self.stepped)
         self.stepped.clear()
         self.idle.clear()
@@ -103,37 +106,18 @@ class Network:
         self.composition.clear()
         return moved
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Keep the loss of a step, on its device."""
-        self.losses.append(loss)
-        if len(self.losses) >= 512:
-            self._fold()
-
-    def mean_loss(self) -> Tensor | None:
-        """Mean loss over the steps since the last call, 0-dim, or None when there was none."""
-        self._fold()
-        (total, count), self.folded = self.folded, (None, 0)
-        return None if total is None else total / count
-
-    def _fold(self) -> None:
-        if self.losses:
-            total, count = self.folded
-            added = torch.stack([loss.float() for loss in self.losses]).sum()
-            self.folded = (added if total is None else total + added, count + len(self.losses))
-            self.losses.clear()
-
     def named(self, layer: str) -> str:
         """The layer's name in records and findings."""
         return f"{self.label}.{layer}" if self.label else layer
 
     def trained(self, of: Optimizer | None = None) -> dict[str, nn.Parameter]:
-        """Parameters that require a gradient and that an optimizer (or this one) holds, by name."""
+        """Parameters that require a gradient and are in an optimizer (or in the given one), by name."""
         holders = self.optimizers if of is None else [of]
         held = {id(p) for o in holders for group in o.param_groups for p in group["params"]}
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) in held}
 
     def held_twice(self) -> str:
-        """A parameter that two optimizers hold, or ""."""
+        """A parameter in two optimizers, or ""."""
         seen: set[str] = set()
         for optimizer in self.optimizers:
             held = set(self.trained(optimizer))
@@ -143,19 +127,19 @@ class Network:
         return ""
 
     def sharded(self) -> str:
-        """A parameter that is only partly in this process (DTensor, FullyShardedDataParallel), or ""."""
+        """A parameter of which this process has only a part (DTensor, FullyShardedDataParallel), or ""."""
         for name, parameter in self.trained().items():
-            if type(parameter).__name__ in ("DTensor", "FlatParameter") or "_fsdp_wrapped_module" in name:
+            if is_sharded(name, parameter):
                 return name
         return ""
 
     @property
     def device(self) -> torch.device:
-        """Of its first parameter."""
+        """The device of its first parameter."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def values(self) -> dict[str, Tensor]:
-        """Present values of the trained parameters, detached."""
+        """Current values of the trained parameters, detached."""
         return {n: p.detach() for n, p in self.trained().items()}
 
     def kinds(self) -> dict[str, type[nn.Module]]:
@@ -163,43 +147,115 @@ class Network:
         return {name: type(module) for name, module in self.model.named_modules()}
 
     def gradients(self, scale: Tensor | None = None, of: Optimizer | None = None) -> dict[str, Tensor]:
-        """Present gradients of the trained parameters (of those one optimizer holds), unscaled."""
+        """Current gradients of the trained parameters (or of one optimizer's), unscaled."""
         grads = {n: p.grad.detach() for n, p in self.trained(of).items() if p.grad is not None}
         return grads if scale is None else {n: g / scale for n, g in grads.items()}
 
     def learning_rate(self) -> float:
-        """Of the first parameter group."""
+        """The learning rate of the first parameter group."""
         first = self.optimizers[:1]
         return float(first[0].param_groups[0].get("lr", float("nan"))) if first else float("nan")
 
     def optimizer_facts(self) -> list[OptimizerFacts]:
-        """What diagnosis knows of the optimizers."""
+        """Facts about the optimizers for the diagnosis."""
         return [
             OptimizerFacts(
                 type(o).__name__,
                 float(o.param_groups[0].get("lr", float("nan"))),
                 float(o.param_groups[0].get("momentum", 0.0)),
+                float(o.param_groups[0].get("weight_decay", 0.0)),
                 self.label,
             )
             for o in self.optimizers
         ]
 
     def unheld(self) -> tuple[list[str], list[str]]:
-        """Parameters that require a gradient but that no optimizer holds: those with a gradient, and those without."""
+        """Parameters that require a gradient, are in no optimizer and never changed: those with a gradient, and those
+        without."""
         trained = self.trained()
         rest = {n: p for n, p in self.model.named_parameters() if p.requires_grad and n not in trained}
-        got = [n for n, p in rest.items() if p.grad is not None]
-        return got, [n for n in rest if n not in got]
+        self.moved |= {n for n, p in rest.items() if n not in self.moved and self._changes.changed(p)}
+        got = [n for n, p in rest.items() if n not in self.moved and p.grad is not None]
+        return got, [n for n in rest if n not in self.moved and n not in got]
+
+    def updated_by_hand(self) -> list[str]:
+        """Parameters with gradients that are in no optimizer and change."""
+        parameters = dict(self.model.named_parameters())
+        return [n for n in sorted(self.moved) if n in parameters and parameters[n].grad is not None]
 
     def watch_gradients(self) -> None:
-        """Strike the parameters that have a gradient now off the list of those that never had one."""
+        """Remove parameters that have a gradient or have changed from `no_gradient`.
+
+        A part that is trained on other steps than those that are read has no gradient on these.
+        """
         if self.no_gradient:
             parameters = self.trained()
-            self.no_gradient = {n for n in self.no_gradient if n in parameters and parameters[n].grad is None}
+            without = [n for n in self.no_gradient if n in parameters and parameters[n].grad is None]
+            self.no_gradient = {n for n in without if not self._changes.changed(parameters[n])}
+
+    def watch_rate(self) -> None:
+        """Note the current learning rate."""
+        now = self.learning_rate()
+        if now == now:
+            highest = max(now, self.rate.highest) if self.rate.highest == self.rate.highest else now
+            since = self.step if self.rate.spent_since is None else self.rate.spent_since
+            first = self.rate.first if self.rate.first == self.rate.first else now
+            spent = now < highest / 100 and not 0 < first <= now
+            self.rate = RateFacts(highest, now, since if spent else None, first)
+
+    def shapes(self) -> dict[str, list[Any]]:
+        """Name in the module's state_dict -> [dtype, *shape] of every tensor."""
+        return {k: [str(v.dtype), *v.shape] for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and whose turn it is; not the module and the optimizers themselves."""
+        turn = {"stepped": self.stepped, "idle": self.idle, "active": self.active}
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "resumed": self.resumed,
+            "no_gradient": sorted(self.no_gradient),
+            "moved": sorted(self.moved),
+            "turns": [{word: id(o) in ids for word, ids in turn.items()} for o in self.optimizers],
+            "rate": [self.rate.highest, self.rate.now, self.rate.spent_since, self.rate.first],
+            "elements": None if self.elements is None else self.elements.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.step, self.skipped, self.resumed = state["step"], state["skipped"], state["resumed"]
+        self.no_gradient, self.moved = set(state["no_gradient"]), set(state.get("moved", ()))
+        self.rate = RateFacts(*state["rate"])
+        turns = list(zip(self.optimizers, state["turns"], strict=True))
+        self.stepped, self.idle, self.active = (
+            {id(o) for o, turn in turns if turn[word]} for word in ("stepped", "idle", "active")
+        )
+        if state["elements"] is not None:
+            self.elements = ElementSteps(state["elements"])
+
+
+def learning_rate_dial(network: Network) -> Dial:
+    """A dial for the learning rate of the first parameter group; all groups of all optimizers are scaled alike."""
+
+    def turn(value: float) -> None:
+        scale = value / max(network.learning_rate(), 1e-30)
+        for optimizer in network.optimizers:
+            for group in optimizer.param_groups:
+                scale_rate(group, scale)
+
+    return Dial(network.learning_rate, turn, low=0.0, unit="1/step")
+
+
+def scale_rate(group: dict[str, Any], scale: float) -> None:
+    """Multiply the learning rate of a parameter group, in place if it is a tensor (capturable optimizers)."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].mul_(scale)
+    else:
+        group["lr"] *= scale
 
 
 def check_pair(model: Any, optimizers: list[Any]) -> None:
-    """A model and optimizers that belong together.
+    """Check that a model and optimizers belong together.
 
     Raises:
         BadInput: not a module, no optimizer, no parameters, or an optimizer over other parameters.

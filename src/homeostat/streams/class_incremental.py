@@ -1,30 +1,32 @@
-"""Class-incremental: the classes come a few at a time."""
+"""Class-incremental streams: each task adds a few classes."""
+
+# Torch's stubs leave `Tensor.unique` untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from homeostat.core.component import Cite, option
-from homeostat.core.draw import Draw
+from homeostat.core.component import Cite, integer, option
 from homeostat.core.errors import BadSetting
-from homeostat.streams.tasks import TaskStream, whole
+from homeostat.core.random import Draw
+from homeostat.streams.tasks import TaskStream
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIncremental(TaskStream):
-    """Each task shows the items of a few classes not shown before; targets keep their class numbers.
+    """Each task has the items of a few new classes. Targets keep their class numbers.
 
     Settings:
-        tasks: how many; 0: until every class has come (classes divided by `per_task`, rounded up).
-        per_task: new classes a task.
-        cumulative: show the classes of earlier tasks too (the growing set on which Dohare et al. saw plasticity lost),
-            instead of the new ones alone (the setting in which forgetting is studied).
-        shuffle: bring the classes in an order drawn from the seed instead of by number.
+        tasks: number of tasks; 0 means all classes (classes divided by `per_task`, rounded up).
+        per_task: number of new classes per task.
+        cumulative: include the classes of earlier tasks (the growing set on which Dohare et al. saw loss of
+            plasticity); otherwise only the new classes (the setting of studies of forgetting).
+        shuffle: draw the order of the classes from the seed; otherwise they are ordered by number.
 
     Source: Rebuffi et al. (2017, arXiv:1611.07725); cumulative as in Dohare et al. (2024, arXiv:2306.13812).
 
@@ -32,24 +34,20 @@ class ClassIncremental(TaskStream):
     (12, 24, 36, 48)
     """
 
-    tasks: int = option(0)
-    per_task: int = option(2)
+    tasks: int = integer(0, low=0)
+    per_task: int = integer(2)
     cumulative: bool = option(False)
     shuffle: bool = option(True)
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = (
+    cite = (
         Cite("Rebuffi et al.", 2017, "iCaRL: incremental classifier and representation learning", "1611.07725"),
-        Cite("Dohare et al.", 2024, "Loss of plasticity in deep continual learning", "2306.13812", "Nature 632"),
+        Cite.of("continual-backprop"),
     )
-    counts: ClassVar[tuple[str, ...]] = ("batch_size", "epochs", "per_task")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole(self.name, "tasks", self.tasks, 0)
+    entries = ()  # a general protocol
 
     @cached_property
     def order(self) -> Tensor:
-        """The classes that have items, in the order in which they come, int64 [classes]."""
+        """The classes with items, in the order of the stream, int64 [classes]."""
         present = self.source.labels.unique()
         if not self.shuffle:
             return present
@@ -67,7 +65,7 @@ class ClassIncremental(TaskStream):
         return torch.isin(self.source.labels, self._shown(task)).nonzero().flatten()
 
     def concept(self, step: int) -> Tensor:
-        """The classes shown at `step`, int64, in the order in which they came."""
+        """The classes of the task at `step`, int64, in the order of the stream."""
         return self._shown(self.segment(step))
 
     def _shown(self, task: int) -> Tensor:

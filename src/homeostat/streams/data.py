@@ -1,11 +1,11 @@
-"""The data a stream draws its batches from: labelled items, checked once, held in memory."""
+"""Labelled items from which a stream draws its batches. They are checked once and held in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from homeostat.streams.mnist import read_mnist
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Labelled items. Made by `digits`, `arrays` or `mnist_folder`, which check them.
+    """Labelled items. Create them with `digits`, `arrays` or `mnist_folder`, which check them.
 
     Args:
         inputs: float32 [N, ...].
         labels: int64 [N], classes 0 .. classes - 1.
         classes: number of classes.
-        name: what it is called in settings, records and verdicts.
+        name: name in settings, records and verdicts.
     """
 
     inputs: Tensor
@@ -38,14 +38,14 @@ class Data:
 
 
 def arrays(inputs: Any, labels: Any, name: str = "arrays") -> Data:
-    """Data from any pair of arrays, tensors or nested lists.
+    """Data from two arrays, tensors or nested lists.
 
     Args:
-        inputs: [N, ...] numbers; cast to float32, otherwise used as they are.
+        inputs: [N, ...] numbers; converted to float32, otherwise unchanged.
         labels: [N] whole numbers from 0.
 
     Raises:
-        BadInput: no items, lengths that differ, NaN or infinite inputs, labels that are not whole numbers from 0.
+        BadInput: no items, lengths that differ, NaN or infinite inputs, or labels that are not integers from 0.
     """
     x, y = _tensor(name, "inputs", inputs), _tensor(name, "labels", labels)
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
@@ -82,10 +82,10 @@ def digits() -> Data:
         BadInput: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise BadInput("the digits come with scikit-learn: pip install 'homeostat[studies]'") from error
-    bunch: Any = load_digits()
+    bunch = cast(Any, load_digits())
     return arrays(bunch.data / 16.0, bunch.target, "digits")
 
 
@@ -93,7 +93,7 @@ def mnist_folder(path: str | Path) -> Data:
     """Images and labels of an MNIST-format folder, flattened, pixels in [0, 1].
 
     Args:
-        path: folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` (gzipped or not). Where there is no
+        path: folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` (gzipped or not). If there is no
             training part, the `t10k-` files are read.
 
     Raises:
@@ -109,7 +109,7 @@ def _folder_once(path: str) -> Data:
 
 
 def resolve(data: Data | str | Path) -> Data:
-    """The data a stream's `data` setting names: itself, "digits", or the path of an MNIST-format folder.
+    """The data of a stream's `data` setting: `Data`, "digits", or the path of an MNIST-format folder.
 
     Raises:
         BadInput: it is none of these.
@@ -118,7 +118,8 @@ def resolve(data: Data | str | Path) -> Data:
         return data
     if data == "digits":
         return digits()
-    if isinstance(data, (str, Path)) and Path(data).expanduser().is_dir():
+    given = cast(object, data)  # a user may pass any type
+    if isinstance(given, (str, Path)) and Path(data).expanduser().is_dir():
         return _folder_once(str(Path(data).expanduser()))
     raise BadInput(
         "data must be 'digits', the path of an existing folder in MNIST format, or arrays(inputs, labels); "

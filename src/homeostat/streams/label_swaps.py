@@ -1,4 +1,4 @@
-"""Concept shift: the names of two classes are exchanged, again and again, as often as is wanted."""
+"""Concept shift: the labels of two classes are swapped repeatedly."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from homeostat.core.component import Cite, option
-from homeostat.core.draw import Draw
+from homeostat.core.component import Cite, integer
+from homeostat.core.errors import BadSetting
+from homeostat.core.random import Draw
 from homeostat.core.stream import Stream
 from homeostat.streams.data import Data, resolve
-from homeostat.streams.tasks import _order, check_step, whole
+from homeostat.streams.tasks import check_step, shuffled
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSwaps(Stream):
-    """The same images; every `period` steps two classes, drawn by the seed, exchange their names for good.
+    """Swap the labels of two random classes every `period` steps. The images do not change.
 
-    P(y|x) changes, P(x) does not. With `season` the shift shifts too (second order): `period` and `other` take turns,
-    each for `season` steps. Items are shown in passes, shuffled anew for every pass.
+    P(y|x) changes, P(x) does not. With `season`, the period changes too (second-order shift): `period` and `other`
+    alternate every `season` steps. Items are shown in passes, reshuffled for every pass.
 
     Settings:
         data: "digits", the path of an MNIST-format folder, or `arrays(inputs, labels)`.
         steps: length of the stream, in batches.
-        period: steps between two swaps; 0: never.
-        other, season: the period that takes turns with `period`, and how many steps a turn lasts; 0: first order.
+        period: steps between two swaps; 0 means none.
+        other: the period that alternates with `period`.
+        season: steps between changes of the period; 0 means that it does not change (first-order shift).
 
     Source: the swaps of Man, Damasio and Neven (2022).
 
@@ -38,28 +40,18 @@ class LabelSwaps(Stream):
     """
 
     data: Data | str | Path = field(default="digits")
-    batch_size: int = option(10)
-    steps: int = option(1000)
-    period: int = option(50)
-    other: int = option(0)
-    season: int = option(0)
+    batch_size: int = integer(10)
+    steps: int = integer(1000)
+    period: int = integer(50, low=0)
+    other: int = integer(0, low=0)
+    season: int = integer(0, low=0)
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = Cite(
-        "Man, Damasio and Neven",
-        2022,
-        "Need is All You Need: Homeostatic Neural Networks Adapt to Concept Shift",
-        "2205.08645",
-    )
-    entries: ClassVar[tuple[str, ...]] = ("homeostatic-nn",)
+    cite = Cite.of("homeostatic-nn")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting in ("batch_size", "steps"):
-            whole(self.name, setting, getattr(self, setting), 1)
-        for setting in ("period", "season"):
-            whole(self.name, setting, getattr(self, setting), 0)
-        whole(self.name, "other", self.other, 1 if self.season else 0)
-        whole(self.name, "seed", self.seed, None)
+        if self.season and not self.other:
+            raise BadSetting(f"{self.name}.other must be a whole number of at least 1 where there are seasons, got 0")
 
     @cached_property
     def source(self) -> Data:
@@ -68,7 +60,7 @@ class LabelSwaps(Stream):
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:  # type: ignore[override]
-        found, step = [], 0
+        found, step = list[int](), 0
         while self.period:
             step += self.other if self.season and step // self.season % 2 else self.period
             if step >= self.steps:
@@ -83,23 +75,23 @@ class LabelSwaps(Stream):
         return bisect_right(self.boundaries, step)
 
     def concept(self, step: int) -> Tensor:
-        """The name that each class has at `step`, int64 [classes]."""
+        """The label of each class at `step`, int64 [classes]."""
         return self._names[self.task(check_step(self, step))]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         names = self.concept(step)
         turn, place = divmod(step, -(-len(self.source) // self.batch_size))
-        order = _order(self.seed, (self.name, "order", turn), len(self.source))
+        order = shuffled(self.seed, (self.name, "order", turn), len(self.source))
         index = order[place * self.batch_size : (place + 1) * self.batch_size]
         return self.source.inputs[index], names[self.source.labels[index]]
 
     @cached_property
     def _names(self) -> list[Tensor]:
-        """Names after 0, 1, 2, ... swaps."""
+        """Labels after 0, 1, 2, ... swaps."""
         classes, found = self.source.classes, [torch.arange(self.source.classes)]
         for swap in range(len(self.boundaries)):
             generator = Draw(self.seed, ("stream", self.name, swap)).generator("swap")
-            one, two = torch.randperm(classes, generator=generator)[:2].tolist()
+            one, two = torch.randperm(classes, generator=generator)[:2].unbind()
             names = found[-1].clone()
             names[found[-1] == one], names[found[-1] == two] = two, one
             found.append(names)

@@ -1,4 +1,4 @@
-"""Reading MNIST-format folders: IDX files, gzipped or not, checked byte for byte before use.
+"""Reads MNIST-format folders: IDX files, gzipped or not. Size and header are checked.
 
 IDX (LeCun, Cortes and Burges, 1998): a magic number of four bytes - two zeros, the type (8: unsigned byte), the number
 of dimensions - then each dimension as a big-endian 32-bit number, then the values.
@@ -44,7 +44,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
     if len(raw) != expected:
         word = "cut short" if len(raw) < expected else "too long"
         raise BadInput(f"{path} is {word}: {len(raw)} bytes, but shape {shape} needs {expected}; fetch it again")
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+    return torch.as_tensor(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
 
 
 def _bytes(path: Path) -> bytes:
@@ -61,7 +61,7 @@ def read_mnist(folder: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, rows, columns] and labels uint8 [N] of the training part, else of the `t10k` part.
 
     Raises:
-        BadInput: no complete part is there, a file is damaged, or the two files are of different lengths.
+        BadInput: no part is complete, a file is damaged, or the two files have different lengths.
     """
     for part in ("train", "t10k"):
         images, labels = _locate(folder, f"{part}-images", 3), _locate(folder, f"{part}-labels", 1)

@@ -1,19 +1,19 @@
-"""Permuted pixels and permuted labels: the same items, tied together anew in every task."""
+"""Permuted pixels and permuted labels: every task permutes the inputs or the labels of the same items."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from homeostat.core.component import Cite, option
-from homeostat.core.draw import Draw
 from homeostat.core.errors import BadSetting
+from homeostat.core.random import Draw
 from homeostat.streams.tasks import TaskStream, permutation
 
-_DOHARE = Cite("Dohare et al.", 2024, "Loss of plasticity in deep continual learning", "2306.13812", "Nature 632")
+_DOHARE = Cite.of("continual-backprop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +21,23 @@ class _Permuted(TaskStream, abstract=True):
     """Tasks that differ by one permutation; the change may be abrupt or gradual.
 
     Settings:
-        gradual: share of each task, at its beginning, in which items move one by one from the old permutation to the
-            new (0: all at once; 1: the problem never stands still). Each item moves once, at a moment of its own, so
-            the probability that an item has moved rises linearly from 0 to 1 over the window. Loss of plasticity may
-            depend on abrupt switches; this is the setting that tells.
+        gradual: share of each task, at its beginning, in which items change one by one from the old permutation to the
+            new one (0: all at once; 1: throughout the task). Each item changes once, at a random time, so the
+            probability that an item has changed rises linearly from 0 to 1. This shows whether loss of plasticity
+            depends on abrupt changes.
     """
 
     gradual: float = option(0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.gradual, bool) or not isinstance(self.gradual, (int, float)) or not 0 <= self.gradual <= 1:
-            raise BadSetting(f"{self.name}.gradual must be a number in [0, 1] (share of a task), got {self.gradual!r}")
+        given = cast(object, self.gradual)
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given <= 1:
+            raise BadSetting(f"{self.name}.gradual must be a number in [0, 1] (share of a task), got {given!r}")
 
     @property
     def width(self) -> int:
-        """How many things are permuted."""
+        """Number of permuted elements."""
         raise NotImplementedError
 
     @property
@@ -53,7 +54,7 @@ class _Permuted(TaskStream, abstract=True):
         return permutation(self.seed, (self.name,), task, self.width)
 
     def moved(self, step: int, index: Tensor) -> Tensor:
-        """Which items follow their task's permutation already at `step`, bool [n]; the others follow the one before."""
+        """Which items already have the new permutation at `step`, bool [n]; the others have the previous one."""
         task = self.segment(step)
         window = self.gradual * (self.starts[task + 1] - self.starts[task])
         done = (step - self.starts[task] + 1) / window if window and task else 1.0
@@ -65,9 +66,9 @@ class _Permuted(TaskStream, abstract=True):
 
 @dataclass(frozen=True, kw_only=True)
 class PermutedPixels(_Permuted):
-    """The same images with their pixels in another order in every task: new inputs, old labels.
+    """Every task permutes the pixels of the same images. Labels do not change.
 
-    Pixel j of the shown image is pixel `mapping(task)[j]` of the original; inputs keep their shape.
+    Pixel j of an input is pixel `mapping(task)[j]` of the original image; inputs keep their shape.
 
     Source: the problem of Goodfellow et al. (2013, arXiv:1312.6211), as the online stream of Dohare et al. (2024).
 
@@ -75,11 +76,10 @@ class PermutedPixels(_Permuted):
     (4, 8)
     """
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = (
+    cite = (
         _DOHARE,
         Cite("Goodfellow et al.", 2013, "An empirical investigation of catastrophic forgetting", "1312.6211"),
     )
-    entries: ClassVar[tuple[str, ...]] = ("continual-backprop",)
 
     @property
     def width(self) -> int:
@@ -96,7 +96,7 @@ class PermutedPixels(_Permuted):
 
 @dataclass(frozen=True, kw_only=True)
 class PermutedLabels(_Permuted):
-    """The same images with the names of the classes exchanged in every task: old inputs, new labels.
+    """Every task permutes the labels of the same images. Inputs do not change.
 
     An item of class c has the target `mapping(task)[c]`.
 
@@ -106,13 +106,11 @@ class PermutedLabels(_Permuted):
     (2,)
     """
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = (
-        Cite(
-            "Kumar, Marklund and Van Roy", 2023, "Maintaining plasticity via regenerative regularization", "2308.11958"
-        ),
+    cite = (
+        Cite.of("l2-init"),
         _DOHARE,
     )
-    entries: ClassVar[tuple[str, ...]] = ("continual-backprop", "spectral-regularization")
+    entries = ("continual-backprop", "spectral-regularization")
 
     @property
     def width(self) -> int:

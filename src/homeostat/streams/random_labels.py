@@ -1,26 +1,25 @@
-"""Random labels: nothing to understand, everything to memorise, and all of it anew in every task."""
+"""Random labels, drawn again for every task: the network can only memorise them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from homeostat.core.component import Cite, option
-from homeostat.core.draw import Draw
-from homeostat.streams.tasks import TaskStream, whole
+from homeostat.core.component import Cite, integer
+from homeostat.core.random import Draw
+from homeostat.streams.tasks import TaskStream
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLabels(TaskStream):
-    """Every item gets a label drawn uniformly at random, kept for one task and drawn again for the next.
+    """Every item has a random label, uniform over the classes and drawn again for every task.
 
-    Accuracy at a task's end measures how well the network can still fit: trainability without generalisation.
+    The accuracy at the end of a task measures how well the network can still be trained, without generalisation.
 
     Settings:
-        classes: how many labels; 0: as many as the data have.
+        classes: number of labels; 0 means that of the data.
 
     Source: the memorisation problem of Lyle et al. (2023).
 
@@ -28,16 +27,9 @@ class RandomLabels(TaskStream):
     1
     """
 
-    classes: int = option(0)
+    classes: int = integer(0, low=0)
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = Cite(
-        "Lyle et al.", 2023, "Understanding plasticity in neural networks", "2303.01486"
-    )
-    entries: ClassVar[tuple[str, ...]] = ("plasticity-probe",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole(self.name, "classes", self.classes, 0)
+    cite = Cite.of("plasticity-probe")
 
     def concept(self, step: int) -> Tensor:
         """The label of every item at `step`, int64 [items]."""

@@ -1,37 +1,39 @@
-"""Recurrence: what was learned before is met again by itself, the more seldom the longer ago it was."""
+"""Recurrence: old tasks recur, with a frequency that falls with their age."""
+
+# Torch's stubs leave `Tensor.unique` untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from homeostat.core.component import Cite, option
-from homeostat.core.draw import Draw
+from homeostat.core.component import Cite, integer, option
 from homeostat.core.errors import BadSetting
+from homeostat.core.random import Draw
 from homeostat.streams.tasks import TaskStream, permutation
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLawRecurrence(TaskStream):
-    """Permuted pixels in which old tasks come back. While task k is current, every item belongs to
+    """Permuted pixels with recurring old tasks. While task k is current, an item belongs to
 
         task j < k   with probability   rate * w(k - j) / sum over i < k of w(k - i),
-        task k       with probability   1 - rate          (1 in task 0, where there is nothing to come back)
+        task k       with probability   1 - rate          (1 in task 0)
 
-    w(a) = a ** -exponent, or exp(-exponent * a) where `profile` is "exponential". `exponent` 0 is uniform over old
-    tasks. An item of task j is an image with its pixels in the order of that task: pixel i of the shown image is
-    pixel `mapping(j)[i]` of the original. The images themselves come in passes; `whole(task)` is the task alone.
+    w(a) = a ** -exponent, or exp(-exponent * a) if `profile` is "exponential". `exponent` 0 is uniform over old tasks.
+    An item of task j has the pixels in the order of that task: pixel i of the input is pixel `mapping(j)[i]` of the
+    original image. The images are shown in passes. `whole(task)` has items of that task only.
 
     Settings:
         rate: share of items that belong to old tasks.
-        exponent: how fast tasks fade (b in the paper).
-        profile: "power" or "exponential", the schedule that the paper compares with.
+        exponent: decay of the frequency with age (b in the paper).
+        profile: "power", or "exponential", with which the paper compares.
 
-    Source: Gandhi, Shah, Marupudi and Varma (2024), arXiv:2401.10393; their exponent and rate are not known here, the
-    defaults (1 and a third) are this project's.
+    Source: Gandhi, Shah, Marupudi and Varma (2024), arXiv:2401.10393. The default exponent and rate (1 and a third) are
+    our choice; the paper's values were not checked.
 
     Raises: BadSetting when `rate` is not in [0, 1], `exponent` not in [0, 16], or `profile` not one of the two.
 
@@ -39,18 +41,12 @@ class PowerLawRecurrence(TaskStream):
     (4, 8)
     """
 
-    tasks: int = option(10)
+    tasks: int = integer(10)
     rate: float = option(1 / 3)
     exponent: float = option(1.0)
     profile: str = option("power", choices=("power", "exponential"))
 
-    cite: ClassVar[Cite | tuple[Cite, ...]] = Cite(
-        "Gandhi, Shah, Marupudi and Varma",
-        2024,
-        "Catastrophic Interference is Mitigated in Naturalistic Power-Law Learning Environments",
-        "2401.10393",
-    )
-    entries: ClassVar[tuple[str, ...]] = ("power-law-rehearsal",)
+    cite = Cite.of("power-law-rehearsal")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,9 +81,9 @@ class PowerLawRecurrence(TaskStream):
         return torch.where(old < self.rate, past, task)
 
     def weights(self, task: int) -> Tensor:
-        """How often each old task comes back while `task` is current, up to a factor: w(task - j), float64 [task].
+        """Frequency of each old task while `task` is current, up to a factor: w(task - j), float64 [task].
 
-        Relative to the most recent one, so that none of them is too small to tell from zero for that one's sake.
+        Relative to the most recent task, so that its weight does not underflow.
         """
         age = torch.arange(task, 0, -1, dtype=torch.float64)
         return age**-self.exponent if self.profile == "power" else torch.exp(-self.exponent * (age - 1))

@@ -1,4 +1,4 @@
-"""What streams of tasks share: which task a step belongs to, which items its batch holds, and their order."""
+"""Common part of streams of tasks: the task of a step, the items of its batch, and their order."""
 
 from __future__ import annotations
 
@@ -8,59 +8,50 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from homeostat.core.component import option
-from homeostat.core.draw import Draw
+from homeostat.core.component import integer
 from homeostat.core.errors import BadInput, BadSetting
+from homeostat.core.random import Draw
 from homeostat.core.stream import Stream
 from homeostat.streams.data import Data, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskStream(Stream, abstract=True):
-    """A row of tasks over the same data. Each task is `epochs` passes over its items, shuffled anew for every pass.
+    """A sequence of tasks on the same data. Each task is `epochs` passes over its items, reshuffled for every pass.
 
-    The last batch of a pass is smaller where the items do not divide by `batch_size`, so a pass shows every item once.
+    A pass shows every item once; its last batch may be smaller than `batch_size`.
 
     Settings:
         data: "digits", the path of an MNIST-format folder, or `arrays(inputs, labels)`.
-        tasks: how many.
+        tasks: number of tasks.
         epochs: passes over the items in each task.
-        items: how many items to use, chosen by the seed; 0 uses all.
+        items: number of items, drawn by the seed; 0 means all.
     """
 
     data: Data | str | Path = field(default="digits")
-    tasks: int = option(100)
-    epochs: int = option(1)
-    items: int = option(0)
-
-    counts: ClassVar[tuple[str, ...]] = ("batch_size", "tasks", "epochs")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for setting in self.counts:
-            whole(self.name, setting, getattr(self, setting), 1)
-        whole(self.name, "items", self.items, 0)
-        whole(self.name, "seed", self.seed, None)
+    tasks: int = integer(100)
+    epochs: int = integer(1)
+    items: int = integer(0, low=0)
 
     @cached_property
     def source(self) -> Data:
-        """The data behind the stream: every item, or the `items` the seed chose."""
+        """The data of the stream: all items, or `items` of them drawn by the seed."""
         full = resolve(self.data)
         if self.items > len(full):
             raise BadSetting(f"{self.name}.items is {self.items}, but {full.name} has only {len(full)} items")
         if not self.items:
             return full
-        chosen = _order(self.seed, (self.name, "items"), len(full))[: self.items]
+        chosen = shuffled(self.seed, (self.name, "items"), len(full))[: self.items]
         return Data(full.inputs[chosen], full.labels[chosen], full.classes, full.name)
 
     @property
     def count(self) -> int:
-        """How many tasks there are."""
+        """Number of tasks."""
         return self.tasks
 
     @cached_property
@@ -77,7 +68,7 @@ class TaskStream(Stream, abstract=True):
         return self.starts[-1]
 
     def segment(self, step: int) -> int:
-        """Number of the task at `step`, also where the change between tasks is gradual.
+        """Number of the task at `step`, also if the change between tasks is gradual.
 
         Raises:
             BadInput: the step is outside the stream.
@@ -85,30 +76,30 @@ class TaskStream(Stream, abstract=True):
         return bisect.bisect_right(self.starts, check_step(self, step)) - 1
 
     def members(self, task: int) -> Tensor:
-        """Indices into `source` of the items the task shows, int64 [n]."""
+        """Indices into `source` of the task's items, int64 [n]."""
         return _everything(len(self.source))
 
     @abstractmethod
     def pairs(self, step: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the items at `index`, as the task at `step` has them."""
+        """Inputs and targets of the items at `index` in the task at `step`."""
 
     @abstractmethod
     def concept(self, step: int) -> Tensor:
-        """What ties inputs to targets at `step`, as numbers: constant between boundaries, another after each."""
+        """The relation of inputs and targets at `step` as numbers; constant between boundaries."""
 
     def chosen(self, step: int) -> Tensor:
         """Indices into `source` of the items in the batch at `step`."""
         task = self.segment(step)
         members = self.members(task)
         epoch, place = divmod(step - self.starts[task], -(-len(members) // self.batch_size))
-        order = _order(self.seed, (self.name, "order", task, epoch), len(members))
+        order = shuffled(self.seed, (self.name, "order", task, epoch), len(members))
         return members[order[place * self.batch_size : (place + 1) * self.batch_size]]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         return self.pairs(step, self.chosen(step))
 
     def whole(self, task: int) -> tuple[Tensor, Tensor]:
-        """Every item of a task in one batch, as its last step has them: for evaluation at a task's end.
+        """All items of a task in one batch, as in its last step, for evaluation at the end of the task.
 
         Raises:
             BadInput: there is no such task.
@@ -123,32 +114,22 @@ class TaskStream(Stream, abstract=True):
 
 
 def check_step(stream: Stream, step: int) -> int:
-    """The step, when it is one of the stream's.
+    """The step, if the stream has it.
 
     Raises:
-        BadInput: it is not a whole number from 0 to the last step.
+        BadInput: it is not an integer from 0 to the last step.
     """
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < len(stream):
+    given = cast(object, step)
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= step < len(stream):
         raise BadInput(f"{stream.name} has steps 0 to {len(stream) - 1}, got {step!r}")
     return step
 
 
-def whole(owner: str, setting: str, value: object, low: int | None) -> None:
-    """Refuse a setting that is not a whole number of at least `low`.
-
-    Raises:
-        BadSetting: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
-        floor = "" if low is None else f" of at least {low}"
-        raise BadSetting(f"{owner}.{setting} must be a whole number{floor}, got {value!r}")
-
-
 def permutation(seed: int, path: tuple[object, ...], task: int, size: int) -> Tensor:
-    """The permutation of `size` things that belongs to a task, int64 [size]. Task 0 has the identity.
+    """The permutation of `size` elements of a task, int64 [size]. Task 0 has the identity.
 
-    Even tasks draw among the even permutations and odd tasks among the odd ones, so that two neighbouring tasks never
-    have the same one, however few things there are, and no task has to know another.
+    Even tasks have even permutations, odd tasks odd ones. So two successive tasks always differ, and each permutation
+    can be computed without the others.
     """
     if task == 0:
         return torch.arange(size)
@@ -157,7 +138,7 @@ def permutation(seed: int, path: tuple[object, ...], task: int, size: int) -> Te
 
 @lru_cache(maxsize=16)
 def _permutation(seed: int, path: tuple[object, ...], task: int, size: int) -> Tensor:
-    drawn = _order(seed, (*path, "permutation", task), size).clone()
+    drawn = shuffled(seed, (*path, "permutation", task), size).clone()
     if size > 1 and _is_odd(drawn) != bool(task % 2):
         drawn[:2] = drawn[:2].flip(0)
     return drawn
@@ -165,7 +146,7 @@ def _permutation(seed: int, path: tuple[object, ...], task: int, size: int) -> T
 
 def _is_odd(order: Tensor) -> bool:
     """Parity of a permutation: a cycle of length n is n - 1 swaps."""
-    after, seen, odd = order.tolist(), set(), False
+    after, seen, odd = [int(place) for place in order], set[int](), False
     for start in range(len(after)):
         place = start
         while place not in seen:
@@ -176,7 +157,8 @@ def _is_odd(order: Tensor) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _order(seed: int, path: tuple[object, ...], size: int) -> Tensor:
+def shuffled(seed: int, path: tuple[object, ...], size: int) -> Tensor:
+    """A permutation of `size` items that depends on the seed and the path alone."""
     return torch.randperm(size, generator=Draw(seed, ("stream", *path)).generator("order"))
 
 

@@ -1,8 +1,8 @@
-"""One file per claim, on a shared harness; verdict files beside them."""
+"""Studies: one file per claim, a shared harness, and the verdict files."""
 
-from homeostat.studies.harness import run_study
-from homeostat.studies.study import Study
-from homeostat.studies.table import show
-from homeostat.studies.verdict import Expectation, Verdict
+from homeostat.studies.lab.harness import run_study
+from homeostat.studies.lab.study import Study
+from homeostat.studies.lab.tables import show
+from homeostat.studies.lab.verdict import Expectation, Verdict
 
 __all__ = ["Expectation", "Study", "Verdict", "run_study", "show"]

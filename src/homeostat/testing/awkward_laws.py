@@ -13,10 +13,10 @@ from torch import Tensor
 
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Treatment
-from homeostat.testing.bench import Bench
-from homeostat.testing.engine_laws import Loop, eager, loop
+from homeostat.testing.engine_laws import AttachedLoop, eager, loop
 from homeostat.testing.grid import CONV, GATED, MET, MLP, NORMED, PARAMETRIZED, TIED, TWICE, Case
 from homeostat.testing.grid_runs import benches
+from homeostat.testing.mini_run import Bench
 
 STEPS = 24
 FEW = (TIED, TWICE, PARAMETRIZED, GATED)
@@ -30,12 +30,12 @@ BATCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "tiny": lambda x: 1e-20 * x,
     "not contiguous": lambda x: x.unsqueeze(-1).expand(*x.shape, 2).clone()[..., 0],
 }
-"""Batches that are unusual but real: name -> what becomes of an ordinary one."""
+"""Batches that are unusual but real: name -> transform of an ordinary batch."""
 
 
 @dataclass(frozen=True)
 class Awkward(Case):
-    """A network of the grid that sees one kind of batch three steps in a row, an ordinary one, and then the next."""
+    """A network of the grid that gets each kind of batch for three steps, with an ordinary batch in between."""
 
     def data(self, step: int) -> tuple[Tensor, Tensor]:
         inputs, targets = super().data(step)
@@ -49,8 +49,8 @@ def awkward(case: Case) -> Awkward:
 
 
 def awkward_batches(treatment: Treatment) -> None:
-    """On batches of zeros, constants, one-hot vectors, one repeated item, huge and tiny numbers and memory that is not
-    contiguous it keeps its promises, and parameters, optimizer state and its own state stay finite."""
+    """On batches of zeros, constants, one-hot vectors, one repeated item, huge and tiny numbers, and non-contiguous
+    memory, its promises hold, and parameters, optimizer state and its own state stay finite."""
     for bench in benches(treatment, [awkward(case) for case in (MLP, NORMED, CONV)]):
         for _ in range(4 * len(BATCHES)):
             for event in bench.train(1):
@@ -70,8 +70,8 @@ def _finite(tensors: dict[str, Tensor], where: str) -> None:
 
 
 def nan_batch(treatment: Treatment) -> None:
-    """A batch that holds NaN, or no item at all, in a loop that sets gradients to zero where they are not finite,
-    leaves parameters and the treatment's state finite; and in a loop that does not, training goes on to its end."""
+    """After a batch that contains NaN or is empty, parameters and the treatment's state stay finite if the loop sets
+    non-finite gradients to zero; in a loop that does not, training still runs to its end."""
     it = loop(treatment, _guarded)
     it.go(1, STEPS)
     it.run.detach()
@@ -84,7 +84,7 @@ def nan_batch(treatment: Treatment) -> None:
         lost.run.detach()
 
 
-def _spoiled(it: Loop, number: int) -> tuple[Tensor, Tensor]:
+def _spoiled(it: AttachedLoop, number: int) -> tuple[Tensor, Tensor]:
     inputs, targets = it.case.data(number)
     if number % 6 == 3:
         return inputs * torch.nan, targets
@@ -93,8 +93,8 @@ def _spoiled(it: Loop, number: int) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
-def _guarded(it: Loop, number: int) -> None:
-    """A loop that sets gradients which are not finite to zero."""
+def _guarded(it: AttachedLoop, number: int) -> None:
+    """A loop that sets non-finite gradients to zero."""
     it.optimizer.zero_grad()
     it.loss(*_spoiled(it, number)).backward()
     for parameter in it.model.parameters():
@@ -103,23 +103,23 @@ def _guarded(it: Loop, number: int) -> None:
     it.optimizer.step()
 
 
-def _poisoned(it: Loop, number: int) -> None:
+def _poisoned(it: AttachedLoop, number: int) -> None:
     it.optimizer.zero_grad()
     it.loss(*_spoiled(it, number)).backward()
     it.optimizer.step()
 
 
-def _treated(it: Loop) -> dict[str, Tensor]:
-    """The treatment's state, from what the run saves."""
+def _treated(it: AttachedLoop) -> dict[str, Tensor]:
+    """The treatment's state, read from the state_dict of the run."""
     networks = it.run.state_dict()["networks"]
-    courses = [course for network in networks.values() for course in network["treatments"].values()]
+    courses = [course for network in networks.values() for course in network["treatments"]["applied"].values()]
     assert courses, "the treatment was stopped by a NaN batch"
     return {name: value for course in courses for name, value in course["state"].items()}
 
 
 def any_network(treatment: Treatment, thorough: bool) -> None:
-    """Attached to networks with tied, shared, parametrized and gated parts (with all that the grid has, in the thorough
-    check) it trains to finite weights, or refuses with a reason and changes nothing."""
+    """Attached to networks with tied, shared, parametrized and gated parts (in the thorough check: to the whole grid),
+    it trains to finite weights, or refuses with a reason and changes nothing."""
     for case in MET if thorough else FEW:
         try:
             it = loop(treatment, eager, case)

@@ -1,4 +1,4 @@
-"""How a table of laws becomes checks of one component: the table names a law, its function's docstring tells it."""
+"""Binds a table of laws to one component. The table maps names to functions; their docstrings state the laws."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from homeostat.testing.law import Law, sentence
 
 Check = Callable[[Any], None]
 Table = Mapping[str, Check]
-"""Law -> what checks it, given the subject."""
+"""Law -> function that checks it on the subject."""
 
 
 def bound(table: Table, subject: Callable[[], Any]) -> list[Law]:
-    """The laws of a table; the subject is made when a law is first checked, not before."""
+    """The laws of a table. The subject is created when a law is first checked."""
     return [Law(name, sentence(check), lambda check=check: check(subject())) for name, check in table.items()]
 
 
 def told(*tables: Table) -> dict[str, str]:
-    """Name -> sentence of every law of these tables."""
+    """Name -> statement of every law of these tables."""
     return {name: sentence(check) for table in tables for name, check in table.items()}

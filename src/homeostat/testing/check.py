@@ -1,4 +1,4 @@
-"""`check_component`: does a component keep the laws that every component of its kind obeys?"""
+"""`check_component`: checks a component against the laws of its kind."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def check_component(
 ) -> Report:
     """Check a component, or a component class with its default settings, against the laws of its kind.
 
-    A law that the component declares as not kept is reported under `declared` while it fails; once it holds, the
-    declaration is stale, which is a failure, as is declaring a law that does not exist. A law that asks nothing of
-    this component is reported under `skipped`, with the reason.
+    A law that the component declares as an exception is reported under `declared` while it fails. A declared law that
+    holds is a failure, because the declaration is out of date. Declaring a law that does not exist is a failure too. A
+    law that does not apply to the component is reported under `skipped`, with the reason.
 
     Args:
-        component: what to check.
-        thorough: long runs on every network of the grid and a second process; minutes instead of seconds.
-        only: names of laws; none checks all.
-        progress: told (name of the law about to be checked, its number from 0, how many there are).
+        component: a component, or a component class.
+        thorough: also run long runs on every network of the grid, and a second process; takes minutes.
+        only: names of the laws to check; all if empty.
+        progress: called before each law with its name, its index and the number of laws.
 
     Raises:
-        BadInput: not a component, or a class that cannot be made without arguments.
-        UnknownName: there are no laws for its kind, or no law of a name in `only`.
+        BadInput: not a component, or a class that needs arguments.
+        UnknownName: its kind has no laws, or `only` has an unknown name.
 
     >>> from homeostat.controllers import PI
     >>> check_component(PI).ok
@@ -70,31 +70,31 @@ def run_laws(
     kind: str = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
-    """Run named checks and sort the outcomes."""
+    """Check laws and collect the outcomes in a report."""
     report = Report(name, kind=kind)
     for number, law in enumerate(laws):
         if progress is not None:
             progress(law.name, number, len(laws))
         run_law(law, declared, report)
     for law in sorted(set(declared) - {law.name for law in laws}):
-        report.failed[law] = "declared as not kept, but there is no such law"
+        report.failed[law] = "declared as an exception, but there is no such law"
     return report
 
 
 def laws_for(component: Component, thorough: bool = False) -> list[Law]:
-    """The laws of the component's kind, bound to it, in a fixed order.
+    """The laws of the component's kind, bound to the component, in a fixed order.
 
     Raises:
-        UnknownName: there are none for its kind.
+        UnknownName: its kind has no laws.
     """
     return _module(component.kind).laws_for(component, thorough)
 
 
 def laws_of_kind(kind: str) -> dict[str, str]:
-    """Name -> sentence of every law of a kind, in order.
+    """Name -> statement of every law of a kind, in order.
 
     Raises:
-        UnknownName: there are none for it.
+        UnknownName: the kind has no laws.
     """
     return _module(kind).laws_of_kind()
 
@@ -105,18 +105,16 @@ def kinds_with_laws() -> tuple[str, ...]:
 
 
 def as_component(component: Any) -> Component:
-    """An instance: of a class, the one with default settings.
+    """The component itself, or an instance of a class with default settings.
 
     Raises:
-        BadInput: not a component, or a class that cannot be made without arguments.
+        BadInput: not a component, or a class that needs arguments.
     """
     if isinstance(component, type) and issubclass(component, Component):
         try:
             return component()
         except Exception as error:
-            raise BadInput(
-                f"{component.__name__} cannot be made without arguments; check an instance: {error}"
-            ) from None
+            raise BadInput(f"{component.__name__} needs arguments; check an instance instead: {error}") from None
     if not isinstance(component, Component):
         raise BadInput(f"check_component takes a component or its class, got {type(component).__name__}")
     return component

@@ -1,4 +1,4 @@
-"""The laws of a condition, as named checks. Whether a threshold is well chosen is for the corpus, not for these."""
+"""The laws of a condition. They do not judge thresholds; the corpus of healthy runs does."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import warnings
 import torch
 
 from homeostat.core.finding import SEVERITIES, Finding
-from homeostat.core.readings import layer_of
+from homeostat.core.snapshot import layer_of
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis import Condition, Diagnostician, Facts, History
-from homeostat.testing import facts, histories
+from homeostat.diagnosis.courses import READINGS, Course
+from homeostat.testing import common_laws as facts
+from homeostat.testing import histories
 from homeostat.testing.binding import Check, bound, told
-from homeostat.testing.histories import COURSES, EVERY, FACTS, READINGS, WIRING
+from homeostat.testing.histories import EVERY, FACTS, courses, faults
 from homeostat.testing.law import DoesNotApply, Law
 
 LEVELS = tuple(step / 12 for step in range(13))
 
 
 def laws_for(condition: Condition, thorough: bool = False) -> list[Law]:
-    """Every law a condition must obey."""
+    """Every law that a condition must satisfy."""
     return bound(TABLE, lambda: condition)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a condition."""
+    """Name -> statement of every law of a condition."""
     return told(TABLE)
 
 
 def _explains_itself(condition: Condition) -> None:
-    """It says for people what it means, which vitals it reads, and what usually helps."""
+    """It states its meaning, the vitals that it reads, and what usually helps."""
     assert len(condition.explanation.split()) >= 8, "its explanation is not a sentence"
     assert condition.worse in ("higher", "lower"), f"worse is {condition.worse!r}"
     assert isinstance(condition.reads, tuple), "reads is not a tuple of names of vitals"
@@ -46,52 +48,60 @@ def _judged(condition: Condition, history: History, known: Facts = FACTS) -> Fin
 
 
 def _silent_without_evidence(condition: Condition) -> None:
-    """It is silent where nothing was measured, where everything is missing, and before as many readings as it asks
-    for have been taken."""
+    """It finds nothing if nothing was measured, if every reading is missing, or if there are fewer readings than its
+    persistence."""
     fresh = Facts()
-    assert _judged(condition, History(), fresh) is None, "it speaks of a run of which nothing is known"
+    assert _judged(condition, History(), fresh) is None, "it finds something in a run without any data"
     if condition.reads:
-        assert _judged(condition, History()) is None, "it speaks though none of its vitals was ever measured"
-        assert _judged(condition, histories.constant(None)) is None, "it speaks though every reading is missing"
-    for name, course in COURSES.items():
+        assert _judged(condition, History()) is None, "it finds something although none of its vitals was measured"
+        assert _judged(condition, histories.constant(None)) is None, (
+            "it finds something although every reading is missing"
+        )
+    for name, course in courses(condition).items():
         few = Diagnostician([condition])
         for count, history in histories.growing(course, 1.0, condition.persistence - 1):
             found = few.update(history, FACTS)
-            assert not found, f"with {name} it speaks after {count} readings, before {condition.persistence}"
+            assert not found, (
+                f"with {name} it finds something after {count} readings, fewer than {condition.persistence}"
+            )
 
 
 def _silent_on_health(condition: Condition) -> None:
-    """It is silent on a run that goes well, at every reading from the first to the last."""
+    """It finds nothing in a healthy run, at any reading."""
     for count, history in histories.growing(histories.well, 0.0):
         found = _judged(condition, history, dataclasses.replace(FACTS, steps=count * EVERY))
         assert found is None, f"it finds {found.evidence['text']!r} on a healthy run after {count} readings"
 
 
 def _speaks(condition: Condition) -> None:
-    """On at least one course of falling ill, or fault of wiring, it speaks."""
+    """It finds something on each of its own courses, and on at least one course or wiring fault."""
     known = {vital for vital, _ in histories.healthy_values(0.0, 0)}
-    if any(_ranks(condition, name)[-1] >= 0 for name in COURSES) or _wired(condition):
+    for name, course in condition.courses.items():
+        assert _ranks(condition, course)[-1] >= 0, f"it finds nothing on its own course {name!r}"
+    if any(_ranks(condition, course)[-1] >= 0 for course in courses(condition).values()) or _wired(condition):
         return
     if foreign := sorted(set(condition.reads) - known):
         raise DoesNotApply(f"no course known here concerns {', '.join(foreign)}, which it reads")
-    raise AssertionError("it says nothing on any course of falling ill, nor on any fault of wiring")
+    raise AssertionError("it finds nothing on any course, nor on any wiring fault")
 
 
-def _ranks(condition: Condition, course: str) -> list[int]:
-    """Severity by how ill the run is: -1 silent, 0 info, 1 warning, 2 critical."""
+def _ranks(condition: Condition, course: Course) -> list[int]:
+    """Severity by degree of the course: -1 nothing found, 0 info, 1 warning, 2 critical."""
     findings = [_judged(condition, histories.ill_with(course, ill)) for ill in LEVELS]
     return [SEVERITIES.index(f.severity) if f else -1 for f in findings]
 
 
 def _wired(condition: Condition) -> list[Finding]:
-    return [found for known in WIRING.values() if (found := _judged(condition, History(), known)) is not None]
+    return [
+        found for known in faults(condition).values() if (found := _judged(condition, History(), known)) is not None
+    ]
 
 
 def _monotone(condition: Condition) -> None:
-    """The worse a run gets, the more severe the finding, never the milder."""
+    """As a run gets worse, the severity never falls."""
     spoke = False
-    for name in COURSES:
-        ranks = _ranks(condition, name)
+    for name, course in courses(condition).items():
+        ranks = _ranks(condition, course)
         if ranks[-1] < 0 and max(ranks) < 0:
             continue
         spoke = True
@@ -102,8 +112,8 @@ def _monotone(condition: Condition) -> None:
 
 
 def _pure(condition: Condition) -> None:
-    """The same history gives the same finding; history, facts and global randomness stay as they were."""
-    for course in COURSES:
+    """The same history gives the same finding; history, facts and global random state do not change."""
+    for course in courses(condition).values():
         history = histories.ill_with(course, 1.0)
         before, random = json.dumps(history.state_dict()), torch.get_rng_state()
         first, again = _judged(condition, history), _judged(condition, history)
@@ -114,8 +124,8 @@ def _pure(condition: Condition) -> None:
 
 
 def _nonsense(condition: Condition) -> None:
-    """Readings that are infinite, negative, huge or missing in turn raise nothing and warn of nothing, and what is
-    found is sound."""
+    """Infinite, negative, huge and missing readings raise no exception and no warning, and findings on them are
+    valid."""
     for name, history in histories.nonsense().items():
         for known in (FACTS, Facts(), dataclasses.replace(FACTS, batch_size=None, ended=True, resumed=True)):
             try:
@@ -135,35 +145,35 @@ def _sound(condition: Condition, found: Finding, history: History, known: Facts)
     seen = {layer for vital in history.vitals() for layer in history.layers(vital)} | {NETWORK, *known.widths}
     seen |= {layer_of(name) for name in (*known.unoptimized, *known.idle, *known.no_gradient)}
     invented = set(found.layers) - seen
-    assert not invented, f"it names {sorted(invented)}, which nothing was measured of"
+    assert not invented, f"it names {sorted(invented)}, which were not measured"
 
 
 def _names_layers(condition: Condition) -> None:
-    """A finding names only layers that exist, and has a severity, a sentence with its numbers, and its own name."""
-    for course in COURSES:
+    """A finding names only measured layers, and has a severity, a sentence with numbers, and the condition's name."""
+    for course in courses(condition).values():
         history = histories.ill_with(course, 1.0)
         if (found := _judged(condition, history)) is not None:
             _sound(condition, found, history, FACTS)
-    for known in WIRING.values():
+    for known in faults(condition).values():
         if (found := _judged(condition, History(), known)) is not None:
             _sound(condition, found, History(), known)
 
 
 def _json(condition: Condition) -> None:
-    """What it finds survives strict JSON unchanged."""
-    found = [_judged(condition, histories.ill_with(course, 1.0)) for course in COURSES]
+    """A finding survives a round trip through strict JSON."""
+    found = [_judged(condition, histories.ill_with(course, 1.0)) for course in courses(condition).values()]
     for finding in [*filter(None, found), *_wired(condition)]:
         data = finding.to_json()
         try:
             again = json.loads(json.dumps(data, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"the evidence is no strict JSON: {error}") from error
-        assert again == data, f"read back from JSON, the finding is another one: {data['evidence']}"
+            raise AssertionError(f"the evidence is not strict JSON: {error}") from error
+        assert again == data, f"read back from JSON, the finding differs: {data['evidence']}"
 
 
 def _resumable(condition: Condition) -> None:
-    """Diagnosis saved as JSON in the middle of a run and continued finds what it would have found."""
-    for name, course in COURSES.items():
+    """Diagnosis that is saved as JSON in the middle of a run and continued gives the same findings."""
+    for name, course in courses(condition).items():
         whole, first = Diagnostician([condition]), Diagnostician([condition])
         for count, history in histories.growing(course, 1.0):
             if count % 7:
@@ -176,15 +186,15 @@ def _resumable(condition: Condition) -> None:
             second.load_state_dict(json.loads(json.dumps(first.state_dict())))
             second.update(history, FACTS)
             first = second
-        assert whole.findings == first.findings, f"with {name} it finds something else after it was continued"
+        assert whole.findings == first.findings, f"with {name} its findings differ after it was continued"
 
 
 def _eases(condition: Condition) -> None:
-    """The eased rule, by which a finding is cleared, holds wherever the rule itself does."""
+    """The relaxed rule, which clears a finding, holds wherever the rule itself does."""
     eased = condition.eased()
-    for name in COURSES:
+    for name, course in courses(condition).items():
         for ill in (0.5, 0.75, 1.0):
-            history = histories.ill_with(name, ill)
+            history = histories.ill_with(course, ill)
             strict, loose = (rule.signs(history, FACTS) for rule in (condition, eased))
             for layer, sign in strict.items():
                 assert layer in loose and loose[layer].rank >= sign.rank, f"with {name} easing makes {layer} milder"

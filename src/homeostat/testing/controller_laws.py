@@ -1,4 +1,4 @@
-"""The laws of a controller, as named checks."""
+"""The laws of a controller."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from homeostat.core.controller import Controller
-from homeostat.core.draw import Draw
+from homeostat.core.random import Draw
 from homeostat.core.treatment import State
-from homeostat.testing import facts
+from homeostat.testing import common_laws as facts
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.law import Law
 
@@ -21,12 +21,12 @@ SETTLING = 600
 
 
 def laws_for(controller: Controller, thorough: bool = False) -> list[Law]:
-    """Every law a controller must obey. It must have the knobs set_point, low, high and slew."""
+    """Every law that a controller must satisfy. It must have the knobs set_point, low, high and slew."""
     return bound(TABLE, lambda: controller)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a controller."""
+    """Name -> statement of every law of a controller."""
     return told(TABLE)
 
 
@@ -56,7 +56,7 @@ def _middle(controller: Controller) -> Tensor:
 
 
 def _bounded(controller: Controller) -> None:
-    """The knob never leaves [low, high], whatever is measured and wherever it starts."""
+    """The knob never leaves [low, high], for any measurement and any start value."""
     set_point, low, high = _range(controller)
     starts = torch.tensor([low - 1, low, (low + high) / 2, high, high + 1], dtype=torch.float64)
     for scale in (0.1, 10.0, 1e6):
@@ -67,7 +67,7 @@ def _bounded(controller: Controller) -> None:
 
 
 def _slew(controller: Controller) -> None:
-    """One call moves the knob by at most `slew`, also when that is set to a hundredth of its range."""
+    """One call moves the knob by at most `slew`, also if `slew` is a hundredth of its range."""
     set_point, low, high = _range(controller)
     start = _middle(controller)
     own = float(controller.slew)  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ def _slew(controller: Controller) -> None:
 
 
 def _bumpless(controller: Controller) -> None:
-    """Switched on at the set point, it leaves the knob exactly where it is."""
+    """Switched on at the set point, it does not move the knob."""
     set_point, _, _ = _range(controller)
     start = _middle(controller)
     knobs, _ = _run(controller, torch.full((5,), set_point, dtype=torch.float64), controller.init(start))
@@ -87,7 +87,7 @@ def _bumpless(controller: Controller) -> None:
 
 
 def _direction(controller: Controller) -> None:
-    """A vital that stays above the set point moves the knob the way `when_high` says, and never the other way."""
+    """A vital above the set point moves the knob in the direction `when_high`, and never in the other."""
     set_point, _, _ = _range(controller)
     start = _middle(controller)
     knobs, _ = _run(controller, torch.full((50,), set_point + 1.0, dtype=torch.float64), controller.init(start))
@@ -97,7 +97,7 @@ def _direction(controller: Controller) -> None:
 
 
 def _no_windup(controller: Controller) -> None:
-    """After a long time at its limit, the knob leaves it within a few calls of the error changing sign."""
+    """After a long time at its limit, the knob leaves the limit within a few calls after the error changes sign."""
     set_point, _, _ = _range(controller)
     side = torch.tensor([10.0, -10.0], dtype=torch.float64)
     knobs, state = _run(
@@ -129,7 +129,7 @@ def _settles(controller: Controller) -> None:
 
 
 def _missing_holds(controller: Controller) -> None:
-    """NaN and infinite measurements change neither the knob nor anything remembered, at any time."""
+    """NaN and infinite measurements change neither the knob nor the state."""
     set_point, _, _ = _range(controller)
     noise = set_point + _noise(20, 0.3)
     clean, _ = _run(controller, noise, controller.init(_middle(controller)))
@@ -140,11 +140,11 @@ def _missing_holds(controller: Controller) -> None:
             assert not knobs or bool(held == knobs[-1]), "a missing measurement moves the knob"
         knob, state = controller.step(value, state)
         knobs.append(knob)
-    assert torch.equal(clean, torch.stack(knobs)), "a missing measurement leaves a trace in the state"
+    assert torch.equal(clean, torch.stack(knobs)), "a missing measurement changes the state"
 
 
 def _pure(controller: Controller) -> None:
-    """The same inputs give the same outputs, and nothing given is written to."""
+    """The same inputs give the same outputs, and the inputs are not modified."""
     set_point, _, _ = _range(controller)
     _, state = _run(controller, set_point + _noise(5, 0.3), controller.init(_middle(controller)))
     kept = {key: value.clone() for key, value in state.items()}
@@ -152,12 +152,12 @@ def _pure(controller: Controller) -> None:
     first, after = controller.step(value, state)
     second, again = controller.step(value, state)
     assert torch.equal(first, second) and _same(after, again), "two calls with the same inputs differ"
-    assert _same(state, kept), "the state given is written to"
-    assert all(isinstance(entry, Tensor) for entry in after.values()), "the state is not tensors only"
+    assert _same(state, kept), "the given state is modified"
+    assert all(isinstance(entry, Tensor) for entry in after.values()), "the state has values that are not tensors"
 
 
 def _replicas(controller: Controller) -> None:
-    """A stack of measurements is controlled as each alone."""
+    """A stack of measurements gives the same result as each measurement alone."""
     set_point, low, high = _range(controller)
     starts = torch.tensor([low, (low + high) / 2, high], dtype=torch.float64)
     measured = set_point + _noise(60, 0.3).reshape(20, 3)
@@ -165,11 +165,11 @@ def _replicas(controller: Controller) -> None:
     stacked, _ = _run(controller, measured, controller.init(starts))
     for r in range(3):
         alone, _ = _run(controller, measured[:, r], controller.init(starts[r]))
-        assert torch.equal(stacked[:, r], alone), "a replica is controlled otherwise than alone"
+        assert torch.equal(stacked[:, r], alone), "a replica is controlled differently than alone"
 
 
 def _resume(controller: Controller) -> None:
-    """Its state, saved to bytes and loaded, continues bit for bit."""
+    """A state that is saved to bytes and loaded continues bit for bit."""
     set_point, _, _ = _range(controller)
     noise = set_point + _noise(40, 0.3)
     _, state = _run(controller, noise[:20], controller.init(_middle(controller)))
@@ -180,8 +180,8 @@ def _resume(controller: Controller) -> None:
     expected, _ = _run(controller, noise[20:], state)
     resumed, _ = _run(controller, noise[20:], loaded)
     once, _ = _run(controller, noise, controller.init(_middle(controller)))
-    assert torch.equal(resumed, expected), "loaded from bytes, it goes on differently"
-    assert torch.equal(resumed, once[20:]), "something that it remembers is not in its state"
+    assert torch.equal(resumed, expected), "loaded from bytes, it continues differently"
+    assert torch.equal(resumed, once[20:]), "it keeps data outside of its state"
 
 
 def _same(first: State, second: State) -> bool:

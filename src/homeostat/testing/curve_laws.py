@@ -1,4 +1,4 @@
-"""The laws of a curve, as named checks on data made from the family's own example."""
+"""The laws of a curve, checked on data generated from the family's own example."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import numpy as np
 
 from homeostat.core.curve import Array, Curve, Fitted
-from homeostat.core.draw import derived_seed
 from homeostat.core.errors import BadInput, BadSetting
-from homeostat.testing import facts
+from homeostat.core.random import derived_seed
+from homeostat.testing import common_laws as facts
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.law import Law
 
@@ -20,21 +20,21 @@ NOISE = 0.03
 
 LEVEL = 0.9
 SLACK = 0.06
-"""The rate at which an interval covers may differ this much from its level: 3.2 standard deviations of 250 fits."""
+"""Allowed difference of the coverage of an interval from its level: 3.2 standard deviations of 250 fits."""
 
 
 def laws_for(curve: Curve, thorough: bool = False) -> list[Law]:
-    """Every law a curve must obey."""
+    """Every law that a curve must satisfy."""
     return bound(TABLE, lambda: curve)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a curve."""
+    """Name -> statement of every law of a curve."""
     return told(TABLE)
 
 
 def points(curve: Curve, number: int = POINTS) -> Array:
-    """x over the domain of the family's example, spaced as it says."""
+    """x over the domain of the family's example, with its spacing."""
     low, high = curve.domain
     return np.geomspace(low, high, number) if curve.spacing == "log" else np.linspace(low, high, number)
 
@@ -47,7 +47,7 @@ def sample(curve: Curve, seed: int, x: Array, noise: float = NOISE) -> Array:
 
 
 def _derivative(curve: Curve) -> None:
-    """The derivatives by the parameters are those of the curve (central differences)."""
+    """The derivatives by the parameters agree with central differences of the curve."""
     x, at = points(curve), np.array(curve.example)
     for p in range(len(at)):
         step = np.zeros_like(at)
@@ -59,16 +59,16 @@ def _derivative(curve: Curve) -> None:
 
 
 def _recovers(curve: Curve) -> None:
-    """From points on the curve it finds the parameters, and its interval closes."""
+    """A fit to exact points recovers the parameters, and its interval has zero width."""
     fitted = curve.fit(points(curve), sample(curve, 0, points(curve), noise=0.0))
     for name, found, true in zip(curve.parameters, fitted.values, curve.example, strict=True):
         assert abs(found - true) < 1e-6 * (1 + abs(true)), f"{name} is {found:.9g}, not {true:g}"
     seen = fitted.forecast(points(curve))
-    assert float((seen.high - seen.low).max()) < 1e-5, "its interval is open though the data are exact"
+    assert float((seen.high - seen.low).max()) < 1e-5, "its interval has a width although the data are exact"
 
 
 def _covers(curve: Curve) -> None:
-    """On noisy data its intervals, of the curve, of an observation and of each parameter, hold at the stated rate."""
+    """On noisy data, the intervals of the curve, an observation and each parameter cover at the stated rate."""
     x, true = points(curve), np.array(curve.example)
     ask = x[[0, POINTS // 2, -1]]
     rates = np.zeros(2 + len(true))
@@ -82,16 +82,16 @@ def _covers(curve: Curve) -> None:
             low, high = fitted.interval(name, level=LEVEL)
             rates[2 + k] += (low <= value <= high) / FITS
     for what, rate in zip(("curve", "observation", *curve.parameters), rates, strict=True):
-        assert abs(rate - LEVEL) < SLACK, f"the {LEVEL:.0%} interval of the {what} holds {rate:.1%} of the time"
+        assert abs(rate - LEVEL) < SLACK, f"the {LEVEL:.0%} interval of the {what} covers {rate:.1%} of the time"
 
 
 def _interval(curve: Curve) -> None:
-    """Low is below the mean and the mean below high; an observation's interval is the wider; a higher level widens."""
+    """Low < mean < high; the interval of an observation is wider, and a higher level gives a wider interval."""
     fitted = curve.fit(points(curve), sample(curve, 0, points(curve)))
     x = points(curve)
     narrow, wide = fitted.forecast(x, of="curve"), fitted.forecast(x)
     assert bool((narrow.low < narrow.mean).all() and (narrow.mean < narrow.high).all()), "an interval is not around"
-    assert bool((wide.low < narrow.low).all()), "a single observation is foretold better than the mean"
+    assert bool((wide.low < narrow.low).all()), "the interval of an observation is narrower than that of the mean"
     assert bool((fitted.forecast(x, level=0.99).low < wide.low).all()), "a higher level does not widen the interval"
 
 
@@ -99,30 +99,30 @@ def _order(curve: Curve) -> None:
     """The order of the points does not matter, bit for bit."""
     x, y = points(curve), sample(curve, 0, points(curve))
     shuffled = np.random.default_rng(0).permutation(len(x))
-    assert curve.fit(x, y) == curve.fit(x[shuffled], y[shuffled]), "another order gives another fit"
+    assert curve.fit(x, y) == curve.fit(x[shuffled], y[shuffled]), "another order gives a different fit"
 
 
 def _pure(curve: Curve) -> None:
-    """No randomness read or moved, nothing given is written to, two fits agree."""
+    """It uses no randomness, does not modify its inputs, and two fits to the same data agree."""
     x, y = points(curve), sample(curve, 0, points(curve))
     kept, state = (x.copy(), y.copy()), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     first, second = curve.fit(x, y), curve.fit(x, y)
     first.forecast(x)
     same = np.array_equal(state, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
     assert same, "it moves numpy's global random state"
-    assert np.array_equal(kept[0], x) and np.array_equal(kept[1], y), "it writes to its data"
+    assert np.array_equal(kept[0], x) and np.array_equal(kept[1], y), "it modifies its data"
     assert first == second, "two fits to the same data differ"
 
 
 def _json(curve: Curve) -> None:
-    """Told as JSON and read back it is the same fitted curve."""
+    """A fitted curve survives a round trip through JSON."""
     fitted = curve.fit(points(curve), sample(curve, 0, points(curve)))
     again = Fitted.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
-    assert again == fitted, "read back from JSON it is another fit"
+    assert again == fitted, "read back from JSON, the fit differs"
 
 
 def _refuses(curve: Curve) -> None:
-    """Too few points, NaN, infinite or constant data, and lists of two lengths are refused in a sentence."""
+    """Too few points, NaN, infinite or constant data, and lists of different lengths are refused with a reason."""
     x, y = points(curve), sample(curve, 0, points(curve))
     few = len(curve.parameters) + 1
     bad = {

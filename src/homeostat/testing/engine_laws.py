@@ -1,4 +1,4 @@
-"""The laws of a treatment attached to a real loop: that it treats, and goes on where it was saved."""
+"""The laws of a treatment attached to a real loop: it acts, and it resumes exactly."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from homeostat.core.treatment import Treatment
-from homeostat.shell.attach import Run, attach
-from homeostat.testing.bench import BOUNDARY_EVERY, same
+from homeostat.shell.attach import AttachedRun, attach
+from homeostat.shell.options import CheckpointOptions
 from homeostat.testing.grid import DOUBLE, Case, suited
+from homeostat.testing.mini_run import BOUNDARY_EVERY, same
 from homeostat.testing.trajectories import one_trajectory
 
-__all__ = ["Loop", "eager", "loop", "one_trajectory", "resumes", "treats_when_attached"]
+__all__ = ["AttachedLoop", "eager", "loop", "one_trajectory", "resumes", "treats_when_attached"]
 
 STEPS = 16
 
 
 @dataclass(eq=False)
-class Loop:
+class AttachedLoop:
     """A user's loop with a run attached.
 
     Args:
         model, optimizer: fresh ones.
         run: attached to them.
-        step: how one step is written; gets the loop and the step's number.
+        step: performs one step; called with the loop and the number of the step.
         case: the network and its data.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    run: Run
-    step: Callable[[Loop, int], None]
+    run: AttachedRun
+    step: Callable[[AttachedLoop, int], None]
     case: Case = DOUBLE
 
     def go(self, first: int, last: int) -> None:
@@ -54,26 +55,33 @@ class Loop:
 
 def loop(
     treatment: Treatment,
-    step: Callable[[Loop, int], None],
+    step: Callable[[AttachedLoop, int], None],
     case: Case | None = None,
     *,
     strict: bool = True,
     seed: int = 0,
     resume: Path | None = None,
-) -> Loop:
+) -> AttachedLoop:
     """A network of the grid under treatment, drawn from a seed or resumed from a checkpoint.
 
     Args:
-        case: the network; by default one in float64 that the treatment has something to do on.
+        case: the network; by default one in float64 on which the treatment acts.
     """
     case = case or suited(DOUBLE, treatment)
     model = case.build(seed)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    run = attach(model, optimizer, treatments=[treatment], vitals=["loss"], strict=strict, resume=resume)
-    return Loop(model, optimizer, run, step, case)
+    run = attach(
+        model,
+        optimizer,
+        treatments=[treatment],
+        vitals=["loss"],
+        strict=strict,
+        checkpoint=CheckpointOptions(resume=resume),
+    )
+    return AttachedLoop(model, optimizer, run, step, case)
 
 
-def eager(it: Loop, number: int) -> None:
+def eager(it: AttachedLoop, number: int) -> None:
     """The plain loop."""
     it.optimizer.zero_grad()
     it.loss(*it.case.data(number)).backward()
@@ -81,19 +89,19 @@ def eager(it: Loop, number: int) -> None:
 
 
 def _two_classes(number: int) -> tuple[Tensor, Tensor]:
-    """A batch that lacks one of the three classes."""
+    """A batch without one of the three classes."""
     inputs, targets = DOUBLE.data(number)
     return inputs, targets % 2
 
 
-def _narrow(it: Loop, number: int) -> None:
+def _narrow(it: AttachedLoop, number: int) -> None:
     it.optimizer.zero_grad()
     it.loss(*_two_classes(number)).backward()
     it.optimizer.step()
 
 
 def treats_when_attached(treatment: Treatment) -> None:
-    """Attached to a loop it changes what is trained or what is evaluated, and the journal says that it began."""
+    """Attached to a loop, it changes training or evaluation, and the journal records its start."""
     treated = loop(treatment, _narrow)
     treated.go(1, STEPS)
     with treated.run.evaluation():
@@ -113,7 +121,7 @@ def treats_when_attached(treatment: Treatment) -> None:
 
 
 def resumes(treatment: Treatment) -> None:
-    """Saved with `state_dict` and loaded into a new run, it goes on bit for bit."""
+    """Saved with `state_dict` and loaded into a new run, it continues bit for bit."""
     first = loop(treatment, eager)
     first.go(1, 8)
     model, optimizer = copy.deepcopy((first.model, first.optimizer))
@@ -122,7 +130,7 @@ def resumes(treatment: Treatment) -> None:
     first.run.detach()
     run = attach(model, optimizer, treatments=[treatment], vitals=["loss"], strict=True)
     run.load_state_dict(saved)
-    other = Loop(model, optimizer, run, eager, first.case)
+    other = AttachedLoop(model, optimizer, run, eager, first.case)
     other.go(9, STEPS)
     run.detach()
     wrong = same(other.model.state_dict(), first.model.state_dict())

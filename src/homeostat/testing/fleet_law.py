@@ -1,4 +1,4 @@
-"""The law "lifts": planning for a stack of replicas is planning for each alone."""
+"""The law "lifts": a plan for a stack of replicas equals the plans for each replica alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from homeostat.core.draw import Draw
 from homeostat.core.edits import AddGradient, AddValues, ClearMoments, Edit, MaskOutputs, SetBuffer, SetValues
+from homeostat.core.random import Draw
 from homeostat.core.treatment import State, Treatment, View
-from homeostat.testing.bench import Bench, frozen
 from homeostat.testing.grid import CONV, DOUBLE, suited
+from homeostat.testing.mini_run import Bench, frozen
 
 REPLICAS = 3
 TOLERANCE = 1e-5
@@ -21,10 +21,10 @@ _TABLES = ("parameters", "buffers", "gradients", "before", "initial", "activatio
 
 
 def lifts(treatment: Treatment) -> None:
-    """One plan for R stacked replicas asks for what R plans for single networks ask for, and remembers the same.
+    """One plan for R stacked replicas has the same effect and the same next state as R plans for single networks.
 
-    Compared is what the edits do (a replica that needs none may find itself with an edit that changes nothing), within
-    1e-5 relative: batched products may round differently.
+    The effects of the edits are compared, because a replica that needs no edit may get one that changes nothing. The
+    tolerance is 1e-5 relative, because batched products may round differently.
     """
     for case in (DOUBLE, CONV):
         benches = [Bench(suited(case, treatment), treatment, adam=False, seed=seed) for seed in range(REPLICAS)]
@@ -40,7 +40,7 @@ def lifts(treatment: Treatment) -> None:
 
 
 def _advance(benches: Sequence[Bench]) -> tuple[list[View], list[State]]:
-    """Each run one step further; its view, and its state before the step."""
+    """Advance each run by one step; its view, and its state before the step."""
     states = [dict(bench.state) for bench in benches]
     for bench in benches:
         bench.train(1)
@@ -60,7 +60,7 @@ def _stacked(many: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _outcome(view: View, edits: Sequence[Edit]) -> dict[str, Tensor]:
-    """What the edits would leave: parameters, buffers, gradients, and where moments are cleared."""
+    """Result of the edits: parameters, buffers, gradients, and where moments are cleared."""
     found = {f"value/{n}": t.clone() for n, t in {**view.parameters, **view.buffers}.items()}
     found |= {f"gradient/{n}": t.clone() for n, t in view.gradients.items()}
     if view.outputs is not None:
@@ -87,7 +87,7 @@ def _outcome(view: View, edits: Sequence[Edit]) -> dict[str, Tensor]:
 
 
 def _compare(lifted: Mapping[str, Tensor], solo: Mapping[str, Tensor], what: str) -> None:
-    assert lifted.keys() == solo.keys(), f"{what} of the stack has other names than that of the replicas"
+    assert lifted.keys() == solo.keys(), f"{what} of the stack has different names than that of the replicas"
     for name in solo:
         one, other = lifted[name], solo[name]
         assert one.shape == other.shape, f"{what}: {name} has shape {tuple(one.shape)}, not {tuple(other.shape)}"

@@ -1,4 +1,4 @@
-"""Small nasty networks with known unit groups, on which the laws of treatments run."""
+"""Small awkward networks with known unit groups, on which the laws of treatments are checked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from homeostat.core.draw import derived_seed
+from homeostat.core.random import derived_seed
 from homeostat.core.treatment import Fresh, Treatment
 from homeostat.core.units import Axis, UnitGroup
-from homeostat.shell.fresh import fresh_distributions
+from homeostat.shell.unit_graph.init_distributions import fresh_distributions
 from homeostat.testing import grid_nets as nets
 
 
@@ -22,15 +22,15 @@ class Case:
     """One network of the grid.
 
     Args:
-        name: what is nasty about it.
-        make: builds the network; its randomness comes from torch's global generator, seeded by `build`.
+        name: what is awkward about it.
+        make: builds the network with torch's global generator, which `build` seeds.
         groups: its unit groups, written down by hand.
         taps: layer of a group -> module whose output is the units' activation.
         inputs: shape of one input.
-        batch: items a batch.
+        batch: items per batch.
         dtype: of network and inputs.
-        tokens: inputs are whole numbers below this instead of real ones.
-        axis: where the units lie in a tap's output: 1 behind the batch, -1 last.
+        tokens: if set, inputs are integers below this number.
+        axis: axis of the units in a tap's output: 1 or -1.
         dead: layer -> number of leading units made dead by a large negative bias.
         quiet: layer -> number of leading units made nearly silent by small incoming weights.
     """
@@ -48,7 +48,7 @@ class Case:
     quiet: Mapping[str, int] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The network, always the same for a seed; torch's global randomness is left as it was."""
+        """The network for a seed; torch's global random state is restored."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self.name, seed))
             model = self.make().to(self.dtype)
@@ -61,7 +61,7 @@ class Case:
         return model
 
     def data(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets in [0, 3) of one step."""
+        """Inputs, and targets in [0, 3), of one step."""
         g = torch.Generator().manual_seed(derived_seed(self.name, "data", step))
         if self.tokens:
             inputs = torch.randint(self.tokens, (self.batch, *self.inputs), generator=g)
@@ -74,8 +74,8 @@ _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
 
 def fresh_of(model: nn.Module) -> dict[str, Fresh]:
-    """Initial distributions: of linear and convolutional layers uniform within 1/sqrt(fan in), norms start at 1 and 0;
-    of anything else as they are found."""
+    """Initial distributions: uniform within 1/sqrt(fan in) for linear and convolutional layers, 1 and 0 for norms,
+    the present values for other parameters."""
     found = fresh_distributions(model)
     for name, module in model.named_modules():
         for key in (f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)):
@@ -94,7 +94,7 @@ def norms_of(model: nn.Module) -> frozenset[str]:
 
 
 def group(layer: str, width: int, consumer: str, *, norm: str = "", positions: int = 1, bias: bool = True) -> UnitGroup:
-    """The unit group of a Linear or Conv2d `layer` used by `consumer`, `positions` inputs a unit after a flatten."""
+    """The unit group of a Linear or Conv2d `layer` used by `consumer`, with `positions` inputs a unit (flatten)."""
     units = torch.arange(width)
 
     def axes(owner: str, *keys: str) -> tuple[Axis, ...]:
@@ -112,7 +112,7 @@ def group(layer: str, width: int, consumer: str, *, norm: str = "", positions: i
 
 
 def joined(one: UnitGroup, other: UnitGroup | None = None, made_by: str = "") -> UnitGroup:
-    """A group used by the consumers of two, or made by a second layer's rows as well (a gate and what it gates)."""
+    """A group with the consumers of two groups, or with rows of a second layer (a gate and its value)."""
     more = (Axis(f"{made_by}.weight", 0, torch.arange(one.width)),) if made_by else ()
     columns, biases = (other.columns, other.consumer_biases) if other else ((), ())
     return replace(
@@ -141,7 +141,7 @@ def _normed() -> nn.Module:
 
 
 def _batch_normed(wide: bool = False) -> Callable[[], nn.Module]:
-    """A row of layers with batch normalisation behind each hidden one: linear ones, or convolutions."""
+    """A chain of linear or convolutional layers with batch normalisation after each hidden layer."""
 
     def make() -> nn.Module:
         first, second = (
@@ -231,16 +231,16 @@ BATCH_NORMED = {
         inputs=(1, 7, 7),
     ),
 }
-"""Name of a network of the grid -> one like it with batch normalisation."""
+"""Name of a network of the grid -> the same network with batch normalisation."""
 
 
 def suited(case: Case, treatment: Treatment) -> Case:
-    """The network, or one like it with batch normalisation where the treatment needs that."""
+    """The network, or its variant with batch normalisation if the treatment needs batch normalisation."""
     return BATCH_NORMED[case.name] if treatment.needs_batch_norm else case
 
 
 PLAIN = (MLP, TANH, DEAD, NORMED, CONV, NO_BIAS, FROZEN, DOUBLE, HALF)
-"""Rows of layers."""
+"""Chains of layers."""
 MET = (NARROW, IN_PLACE, GROUPED, TIED, TWICE, HEADS, PARAMETRIZED, EMBEDDED, RECURRENT, GATED, ADAPTED)
-"""What else an engineer meets."""
+"""Networks that are not chains of layers."""
 GRID = (*PLAIN, *MET)

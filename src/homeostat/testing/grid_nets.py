@@ -1,4 +1,4 @@
-"""The networks of the grid that are more than a row of layers: what an engineer meets."""
+"""The networks of the grid that are not chains of layers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Heads(nn.Module):
 
 
 class Parametrized(nn.Module):
-    """A layer under weight normalisation between two plain ones."""
+    """A layer with weight normalisation between two plain layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Parametrized(nn.Module):
 
 
 class Embedded(nn.Module):
-    """Tokens in, a mixing layer over a sequence."""
+    """An embedding of tokens, and a layer that mixes positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Recurrent(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated block, as language models have: down(silu(gate(x)) * up(x)) beside a residual."""
+    """A gated block, as language models have: down(silu(gate(x)) * up(x)), with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Gated(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A frozen layer with a trainable low-rank addition, as LoRA makes them."""
+    """A frozen layer with a trainable low-rank adapter (LoRA)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Adapted(nn.Module):
 
 
 def grouped() -> nn.Module:
-    """Convolutions in groups: a unit feeds only the filters of its own group."""
+    """Grouped convolutions: a unit is used only by the filters of its own group."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
@@ -125,7 +125,7 @@ def narrow() -> nn.Module:
 
 
 def lazy_activations() -> nn.Module:
-    """A row of layers whose nonlinearity writes into its own input."""
+    """A chain of layers with in-place nonlinearities."""
     return nn.Sequential(
         nn.Linear(5, 10), nn.ReLU(inplace=True), nn.Dropout(0.0), nn.Linear(10, 6), nn.LeakyReLU(0.1), nn.Linear(6, 3)
     )

@@ -1,4 +1,4 @@
-"""The laws that look at a treatment's runs on the whole grid, which are done once for all of them."""
+"""The laws that use a treatment's runs on the whole grid. The runs are shared between these laws."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage, Treatment
-from homeostat.testing.bench import Bench, Event
 from homeostat.testing.grid import BATCH_NORMED, GRID, TANH, Case
 from homeostat.testing.law import DoesNotApply
+from homeostat.testing.mini_run import Bench, Event
 
 LONG_STEPS, SHORT_STEPS = 200, 20
 LONG = (TANH,)
 
 
 class GridRuns:
-    """Runs of one treatment on the grid: 200 steps on one network and 20 on the others, or, when thorough, 200 on all.
+    """Runs of one treatment on the grid: 200 steps on one network and 20 on the others, or 200 on all if thorough.
 
     Attributes:
-        events: network -> how often the treatment acted there.
-        broken: promises that were not kept, in words.
-        infinite: tensors that were not finite at the end of a run, in words.
+        events: network -> number of times the treatment acted.
+        broken: descriptions of broken promises.
+        infinite: descriptions of tensors that were not finite at the end of a run.
     """
 
     def __init__(self, treatment: Treatment, thorough: bool = False) -> None:
@@ -51,10 +51,10 @@ class GridRuns:
 
 
 def benches(treatment: Treatment, cases: Iterable[Case] = GRID) -> Iterator[Bench]:
-    """A run on each network that it does not refuse, and on networks with batch normalisation if it needs that.
+    """A run on each network that the treatment does not refuse; with batch normalisation if it needs that.
 
     Raises:
-        AssertionError: it refuses all.
+        AssertionError: it refuses every network.
     """
     taken = 0
     for case in (*cases, *(BATCH_NORMED.values() if treatment.needs_batch_norm else ())):
@@ -68,20 +68,20 @@ def benches(treatment: Treatment, cases: Iterable[Case] = GRID) -> Iterator[Benc
 
 
 def acts(runs: GridRuns) -> None:
-    """Under its trial settings it does something on a network of the grid within 200 steps, if not before the first."""
-    if runs.treatment.stage == Stage.SURGERY:
-        raise DoesNotApply('it acts once, before the first step; that is what the law "effect" is about')
+    """With its trial settings, it acts on at least one network of the grid within 200 steps or before the first."""
+    if runs.treatment.stage == Stage.MODULES:
+        raise DoesNotApply('it acts once, before the first step; the law "effect" checks this')
     assert any(runs.events.values()), "it did nothing on any network of the grid"
 
 
 def effect(runs: GridRuns) -> None:
-    """What it promises is there after the same step's optimizer update, at every event."""
+    """Its promised effect is present after the optimizer update of the same step, at every event."""
     if type(runs.treatment).effect is Treatment.effect:
-        raise DoesNotApply("it promises nothing that could be seen after a step (it has no method `effect`)")
+        raise DoesNotApply("it promises no effect that is visible after a step (it has no method `effect`)")
     assert not runs.broken, runs.broken[0]
 
 
 def finite(runs: GridRuns) -> None:
-    """200 steps on every network of the grid (20 on most of them in the quick check) leave parameters, optimizer state
-    and treatment state finite."""
+    """After 200 steps on every network of the grid (20 on most of them in the quick check), parameters, optimizer state
+    and treatment state are finite."""
     assert not runs.infinite, f"{runs.infinite[0]} is not finite at the end"

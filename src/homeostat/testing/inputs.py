@@ -1,6 +1,6 @@
-"""Readings to check vitals on: a healthy step, degenerate and awkward versions of it, and ways to take it apart.
+"""Readings to check vitals on: a healthy step, degenerate and awkward variants, and functions that split it.
 
-The step is of a small network 6 -> fc1 (ReLU) -> fc2 (tanh) -> head, drawn from a seed.
+The step is that of a small network 6 -> fc1 (ReLU) -> fc2 (tanh) -> head, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from homeostat.core.draw import Draw
-from homeostat.core.readings import Probe, Reading, Readings, Twin, layer_of
+from homeostat.core.random import Draw
+from homeostat.core.snapshot import Probe, Reading, Readings, Twin, layer_of
 
 Tensors = dict[str, Tensor]
 
@@ -20,10 +20,10 @@ Tensors = dict[str, Tensor]
 def readings(
     seed: int = 0, samples: int = 48, widths: tuple[int, int] = (12, 7), dtype: torch.dtype = torch.float32
 ) -> Readings:
-    """A healthy training step, solo.
+    """A healthy training step of a single run.
 
     Args:
-        seed: everything is drawn from it.
+        seed: seed of all random values.
         samples: N, the batch size.
         widths: units of fc1 and fc2.
         dtype: of every tensor.
@@ -87,7 +87,7 @@ def small_tasks(parameters: Mapping[str, Tensor], seed: int = 0) -> dict[str, Pr
 
 
 def small_twin(own: Mapping[str, Tensor], seed: int = 0) -> Twin:
-    """The step's own network and one a little apart from it, with a loss on 20 items."""
+    """The step's network and a slightly perturbed copy, with a loss on 20 items."""
     draw = Draw(seed, ("testing", "twin"))
     other = {n: (w + 0.3 * draw.normal(n, w)).to(w.dtype) for n, w in own.items()}
     return Twin(own, other, _Way(own, other, draw.normal("inputs", torch.empty(20, 6))))
@@ -95,7 +95,7 @@ def small_twin(own: Mapping[str, Tensor], seed: int = 0) -> Twin:
 
 @dataclasses.dataclass(frozen=True)
 class _Way:
-    """The loss between two networks; kept open, so that it can be changed like everything else."""
+    """The loss between two networks, with its parts as fields, so that they can be changed."""
 
     own: Mapping[str, Tensor]
     other: Mapping[str, Tensor]
@@ -134,7 +134,7 @@ def _stacked_twins(twins: Sequence[Twin]) -> Twin:
 
 
 def degenerate(seed: int = 0) -> dict[str, Readings]:
-    """Steps on which most vitals cannot be known: name -> readings."""
+    """Steps on which most vitals are missing: name -> readings."""
     healthy = readings(seed)
     return {
         "nothing captured": Readings(),
@@ -147,7 +147,7 @@ def degenerate(seed: int = 0) -> dict[str, Readings]:
 
 
 def awkward(seed: int = 0) -> dict[str, Readings]:
-    """Steps that are unusual but complete: name -> readings. A vital may give any value in its range, or none."""
+    """Steps that are unusual but complete: name -> readings. A vital may return any value in its range, or NaN."""
     healthy = readings(seed)
     h = healthy.activations["fc1"]
     one_hot = torch.eye(h.shape[1])[torch.arange(len(h)) % h.shape[1]]
@@ -169,7 +169,7 @@ def awkward(seed: int = 0) -> dict[str, Readings]:
 
 
 def differing(cases: Mapping[str, Readings], reads: frozenset[Reading]) -> dict[str, Readings]:
-    """The cases less those that differ from an earlier one only in what is not read (a probe is costly to measure)."""
+    """The cases without those that differ only in readings that are not read (probes are costly to measure)."""
     if reads != {Reading.PROBE}:
         return dict(cases)
     found: dict[str, Readings] = {}
@@ -187,7 +187,7 @@ def _one_probe(first: Probe | None, second: Probe | None) -> bool:
 
 
 def everything(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
-    """The step with `change` applied to every tensor of it except the probe and the items of tasks."""
+    """The step with `change` applied to every tensor except the probe and the items of tasks."""
     maps = {f: {n: change(t) for n, t in getattr(step, f).items()} for f in _MAPS}
     tasks = {task: dataclasses.replace(probe, parameters=maps["weights"]) for task, probe in step.tasks.items()}
     loss, twin = None if step.loss is None else change(step.loss), _changed_twin(step.twin, change)
@@ -195,7 +195,7 @@ def everything(step: Readings, change: Callable[[Tensor], Tensor]) -> Readings:
 
 
 def strided(step: Readings) -> Readings:
-    """The same values in memory that is not contiguous."""
+    """The same values in non-contiguous memory."""
     return everything(step, lambda t: t.unsqueeze(-1).expand(*t.shape, 2).clone()[..., 0])
 
 
@@ -209,20 +209,20 @@ def stacked(steps: Sequence[Readings]) -> Readings:
 
 
 def without_probe(step: Readings) -> Readings:
-    """The step without anything that runs the network on fixed items."""
+    """The step without readings that run the network on fixed items."""
     twin = _part_of_twin(step.twin, lambda layer: True, along=False)
     return dataclasses.replace(step, probe=None, tasks={}, twin=twin)
 
 
 def lacking(step: Readings, layer: str) -> Readings:
-    """The step without anything of one layer, as when its hook never fired."""
+    """The step without the readings of one layer, as if its hook had not fired."""
     maps = {f: {n: t for n, t in getattr(step, f).items() if layer not in (n, layer_of(n))} for f in _MAPS}
     return dataclasses.replace(step, **maps, twin=_part_of_twin(step.twin, lambda each: each != layer, along=True))
 
 
 def halves(step: Readings) -> tuple[Readings, Readings]:
-    """A step in two unequal parts: samples are divided, every layer's parameters, the loss and the probe go to one,
-    the items of tasks to both."""
+    """A step in two unequal parts. Samples are divided; parameters, the loss and the probe go to one part, the items of
+    tasks to both."""
     layers = {layer: i % 2 for i, layer in enumerate(dict.fromkeys(layer_of(n) for n in step.weights))}
 
     def part(index: int) -> Readings:

@@ -1,4 +1,4 @@
-"""What a law is here: a name, a sentence, and a check that says in a sentence how it is broken."""
+"""Laws and reports. A law has a name, a statement, and a check that explains how it is broken."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 
 class DoesNotApply(Exception):
-    """Raised by a check when the law asks nothing of this component; the message is the reason, in words."""
+    """Raised by a check if the law does not apply to the component; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """One law, bound to the component under check.
+    """One law, bound to a component.
 
     Args:
-        name: as it is printed, declared and recorded.
-        text: what it demands, one sentence.
-        check: returns when the law is kept; raises AssertionError, with a sentence, when it is broken, and
-            DoesNotApply, with the reason, when it asks nothing of this component.
+        name: name in output, declarations and records.
+        text: statement of the law, one sentence.
+        check: returns if the law holds; raises AssertionError with an explanation if it is broken, and DoesNotApply
+            with the reason if it does not apply.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Law:
 
 @dataclass(frozen=True)
 class Report:
-    """What the laws say about one component.
+    """Results of the laws of one component.
 
     Args:
-        component: its name.
-        passed: names of the laws it keeps.
-        failed: law -> what is wrong.
-        declared: law -> the component's own reason for not keeping it.
-        skipped: law -> why it asks nothing of this component.
-        kind: of the component.
+        component: name of the component.
+        passed: names of the laws that hold.
+        failed: law -> explanation.
+        declared: law -> the component's reason for the exception.
+        skipped: law -> why it does not apply.
+        kind: kind of the component.
     """
 
     component: str
@@ -54,11 +54,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No law is broken beyond those declared."""
+        """Whether no law is broken, apart from declared exceptions."""
         return not self.failed
 
     def outcomes(self) -> Iterator[tuple[str, str, str]]:
-        """(law, "kept" | "declared" | "does not apply" | "BROKEN", why), the broken ones first."""
+        """(law, "kept" | "declared" | "does not apply" | "BROKEN", reason), broken laws first."""
         for outcome, laws in (("BROKEN", self.failed), ("declared", self.declared)):
             yield from ((law, outcome, why) for law, why in laws.items())
         yield from ((law, "kept", "") for law in self.passed)
@@ -73,20 +73,20 @@ class Report:
 
 
 def sentence(check: Callable[..., Any]) -> str:
-    """The first paragraph of a check's docstring: what its law demands."""
+    """The first paragraph of a check's docstring, which states its law."""
     text = re.split(r"\n\s*\n", inspect.getdoc(check) or "")[0]
     return " ".join(text.split())
 
 
 def run_law(law: Law, declared: Mapping[str, str], report: Report) -> None:
-    """Check one law and enter the outcome into the report."""
+    """Check one law and add the outcome to the report."""
     try:
         law.check()
     except DoesNotApply as reason:
         if law.name in declared:
-            report.failed[law.name] = "declared as not kept, but it does not apply: remove the declaration"
+            report.failed[law.name] = "declared as an exception, but the law does not apply: remove the declaration"
         elif not str(reason):
-            report.failed[law.name] = "left out without a reason"
+            report.failed[law.name] = "skipped without a reason"
         else:
             report.skipped[law.name] = str(reason)
         return
@@ -97,7 +97,7 @@ def run_law(law: Law, declared: Mapping[str, str], report: Report) -> None:
     else:
         wrong = ""
     if law.name in declared:
-        stale = "declared as not kept, but it is kept: remove the declaration"
+        stale = "declared as an exception, but the law holds: remove the declaration"
         (report.declared if wrong else report.failed)[law.name] = declared[law.name] if wrong else stale
     elif wrong:
         report.failed[law.name] = wrong

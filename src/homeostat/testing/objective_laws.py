@@ -1,4 +1,4 @@
-"""The laws of an objective, as named checks on batches that are made from the fields it declares."""
+"""The laws of an objective, checked on batches generated from the fields that it declares."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from homeostat.core.draw import Draw
 from homeostat.core.errors import BadInput
 from homeostat.core.objective import Batch, Field, Losses, Objective, Stats
-from homeostat.testing import facts
+from homeostat.core.random import Draw
+from homeostat.testing import common_laws as facts
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.law import DoesNotApply, Law
 
@@ -22,20 +22,20 @@ SINGLE = 1e-4
 
 
 def laws_for(objective: Objective, thorough: bool = False) -> list[Law]:
-    """Every law an objective must obey, in a fixed order."""
+    """Every law that an objective must satisfy, in a fixed order."""
     return bound(TABLE, lambda: objective)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of an objective."""
+    """Name -> statement of every law of an objective."""
     return told(TABLE)
 
 
 def batch_for(
     fields: Mapping[str, Field], seed: int = 0, items: int = ITEMS, tokens: int = TOKENS
 ) -> dict[str, Tensor]:
-    """A float64 batch with the declared fields: answers of length 0 to `tokens`, log-probabilities of the same tokens
-    (fields of one mask) near one another, as those of a policy and its older self are."""
+    """A float64 batch with the declared fields: answers of length 0 to `tokens`. Log-probabilities with the same mask
+    are close to one another, like those of a policy and an older version of it."""
     draw = Draw(seed, ("objective",))
     made: dict[str, Tensor] = {}
     for name, field in fields.items():
@@ -58,7 +58,7 @@ def _values(field: Field, name: str, like: Tensor, draw: Draw) -> Tensor:
 def gradients(
     objective: Objective, parts: list[Batch], stats: Stats | None = None
 ) -> tuple[list[Losses], dict[str, list[Tensor]]]:
-    """Losses of each part of a batch, and for each differentiated field the gradient of the batch's loss by part."""
+    """Losses of each part of a batch, and the gradient of the batch's loss for each differentiated field by part."""
     stats = objective.statistics(parts) if stats is None else stats
     losses, grads = [], {name: [] for name, field in objective.fields.items() if field.gradient}
     for part in parts:
@@ -88,7 +88,7 @@ def _same(objective: Objective, one: list[Losses], other: list[Losses], what: st
 
 
 def _padding(objective: Objective) -> None:
-    """What stands where the mask is False, and how much of it there is, changes nothing and gets no gradient."""
+    """Values and number of padded positions (mask False) have no influence, and get no gradient."""
     batch = batch_for(objective.fields)
     losses, grads = gradients(objective, [batch])
     for junk in (torch.nan, torch.inf, -torch.inf, 1e30):
@@ -111,7 +111,7 @@ def _padded(batch: Batch, name: str, field: Field, junk: float) -> Tensor:
 
 
 def _order(objective: Objective) -> None:
-    """Items in another order: the same loss, and each item its own gradient."""
+    """Reordering the items gives the same loss, and reorders the gradients."""
     batch = batch_for(objective.fields)
     losses, grads = gradients(objective, [batch])
     for order in (torch.arange(ITEMS).flip(0), Draw(1).uniform("order", torch.empty(ITEMS)).argsort()):
@@ -122,7 +122,7 @@ def _order(objective: Objective) -> None:
 
 
 def _split(objective: Objective) -> None:
-    """Micro-batches of any sizes: the same loss, diagnostics and gradient as the batch in one piece."""
+    """Micro-batches of any sizes give the same loss, diagnostics and gradient as the whole batch."""
     for seed in range(3):
         batch = batch_for(objective.fields, seed)
         losses, grads = gradients(objective, [batch])
@@ -137,7 +137,7 @@ def _split(objective: Objective) -> None:
 
 
 def _trimmed(objective: Objective, part: Batch) -> Batch:
-    """The part without the columns that none of its answers reach, as a loader would cut it."""
+    """The part without columns that are padding for all of its answers."""
     masks = {name: int(part[name].sum(-1).max()) for name, f in objective.fields.items() if f.values == "mask"}
     return {name: v[..., : masks[_mask(objective, name)]] if _mask(objective, name) else v for name, v in part.items()}
 
@@ -152,7 +152,7 @@ def _missing(objective: Objective, name: str, grad: Tensor) -> int:
 
 
 def _finite(objective: Objective) -> None:
-    """Loss, gradient and diagnostics stay finite at log-probabilities of -10,000, -inf and 0, in every pairing."""
+    """Loss, gradient and diagnostics stay finite for all pairs of log-probabilities from -10,000, -inf and 0."""
     batch = batch_for(objective.fields)
     names = [name for name, field in objective.fields.items() if field.values == "log-probability"]
     extremes = torch.tensor([-1e4, -torch.inf, 0.0, -745.0, -1e-300, -1e38], dtype=torch.float64)
@@ -169,7 +169,7 @@ def _finite(objective: Objective) -> None:
 
 
 def _precision(objective: Objective) -> None:
-    """In float32 and bfloat16 it is what float64 gives for the same numbers; half precision is computed in single."""
+    """float32 and bfloat16 inputs give the result of float64; half precision is computed in float32."""
     for dtype in (torch.float32, torch.bfloat16):
         given = _cast(batch_for(objective.fields), dtype)
         losses, _ = gradients(objective, [given])
@@ -183,7 +183,7 @@ def _cast(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 def _empty(objective: Objective) -> None:
-    """A batch in which nothing counts has loss 0 and gradient 0, and as a part of another it changes nothing."""
+    """A fully masked batch has loss 0 and gradient 0, and does not change the result as part of another batch."""
     batch = batch_for(objective.fields)
     masks = [name for name, field in objective.fields.items() if field.values == "mask"]
     if not masks:
@@ -196,7 +196,7 @@ def _empty(objective: Objective) -> None:
 
 
 def _pure(objective: Objective) -> None:
-    """No randomness read or moved, nothing given is written to, statistics carry no gradient, two calls agree."""
+    """It uses no randomness, does not modify its inputs, has statistics without gradient, and two calls agree."""
     batch = batch_for(objective.fields)
     kept, knobs = {name: value.clone() for name, value in batch.items()}, objective.knobs()
     torch_state = torch.get_rng_state()
@@ -205,16 +205,16 @@ def _pure(objective: Objective) -> None:
     before = {name: value.clone() for name, value in stats.items()}
     first, second = objective.losses(live, stats, knobs), objective.losses(live, stats, knobs)
     assert torch.equal(torch_state, torch.get_rng_state()), "it moves torch's global random state"
-    assert all(torch.equal(kept[name], batch[name].detach()) for name in kept), "it writes to its batch"
-    assert all(torch.equal(before[name], stats[name]) for name in stats), "it writes to the statistics"
+    assert all(torch.equal(kept[name], batch[name].detach()) for name in kept), "it modifies its batch"
+    assert all(torch.equal(before[name], stats[name]) for name in stats), "it modifies the statistics"
     assert not any(value.requires_grad for value in stats.values()), "statistics carry a gradient"
     assert not any(value.requires_grad for value in first.diagnostics.values()), "diagnostics carry a gradient"
     assert torch.equal(first.values, second.values), "two calls with the same inputs differ"
-    assert all(torch.equal(value, objective.knobs()[name]) for name, value in knobs.items()), "it writes to the knobs"
+    assert all(torch.equal(value, objective.knobs()[name]) for name, value in knobs.items()), "it modifies the knobs"
 
 
 def _replicas(objective: Objective) -> None:
-    """A stack of batches, each replica with its own knobs, gives what each gives alone."""
+    """A stack of batches, with knobs per replica, gives the result of each batch alone."""
     batches = [batch_for(objective.fields, seed) for seed in range(3)]
     stacked = {name: torch.stack([b[name] for b in batches]) for name in batches[0]}
     scale = torch.tensor([1.0, 0.7, 0.9], dtype=torch.float64)
@@ -222,11 +222,11 @@ def _replicas(objective: Objective) -> None:
     found = objective(stacked, knobs)
     for r, batch in enumerate(batches):
         alone = objective(batch, {name: value[r] for name, value in knobs.items()})
-        _close(found.values[r], alone.values, f"replica {r} gets another loss than alone")
+        _close(found.values[r], alone.values, f"replica {r} gets a different loss than alone")
 
 
 def _refuses(objective: Objective) -> None:
-    """A missing field, a field of another shape, and no batch at all are refused in a sentence that names them."""
+    """A missing field, a field of the wrong shape, and a missing batch are refused with a message that names them."""
     batch = batch_for(objective.fields)
     for name, field in objective.fields.items():
         _refused(functools.partial(objective, {n: v for n, v in batch.items() if n != name}), name)
@@ -241,7 +241,7 @@ def _refused(call: Callable[[], object], name: str) -> None:
     except BadInput as error:
         assert name in str(error), f"the refusal does not name {name}: {error}"
         return
-    raise AssertionError(f"a batch with something wrong about {name} must raise BadInput")
+    raise AssertionError(f"a batch with an invalid {name} must raise BadInput")
 
 
 TABLE: dict[str, Check] = {

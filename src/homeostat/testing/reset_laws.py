@@ -1,4 +1,4 @@
-"""The laws of a treatment that makes units new again, as named checks."""
+"""The laws of a treatment that resets units."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from homeostat.core.edits import ClearMoments, Edit, SetValues
 from homeostat.core.treatment import Stage, Treatment
-from homeostat.testing.bench import Bench
 from homeostat.testing.grid import DEAD, MLP, TANH, suited
 from homeostat.testing.law import DoesNotApply
+from homeostat.testing.mini_run import Bench
 
 NO_UNITS = "it resets no units"
 
 
 def moments_cleared(treatment: Treatment) -> None:
-    """Optimizer state is zero where it was to be cleared, and wherever a unit's weights were reset."""
+    """Optimizer state is zero where an edit clears it, and wherever weights of a unit were reset."""
     seen = 0
     for adam, keys in ((True, ("exp_avg", "exp_avg_sq")), (False, ("momentum_buffer",))):
         bench = Bench(suited(MLP, treatment) if treatment.needs_batch_norm else TANH, treatment, adam)
@@ -39,7 +39,7 @@ def _cleared(bench: Bench, edit: ClearMoments | SetValues, keys: Sequence[str]) 
 
 
 def function_preserved(treatment: Treatment) -> None:
-    """Resetting units that are dead leaves the network's output on the batch as it was, within 1e-6."""
+    """Resetting dead units changes the network's output on the batch by at most 1e-6."""
     if not resets(treatment):
         raise DoesNotApply(NO_UNITS)
     bench, seen = Bench(DEAD, treatment), 0
@@ -52,11 +52,11 @@ def function_preserved(treatment: Treatment) -> None:
             gap = float((after - before).abs().max())
             assert gap <= 1e-6, f"resetting dead units moved the output by {gap:.2g} at step {bench.step}"
             seen += 1
-    assert seen, "it never reset dead units only, where there were some"
+    assert seen, "it never reset dead units only, although there were some"
 
 
 def resets(treatment: Treatment) -> bool:
-    """Whether it makes units new again after an update."""
+    """Whether the treatment resets units after an update."""
     return treatment.needs_units and treatment.stage == Stage.UPDATE
 
 
@@ -77,7 +77,7 @@ def _only_dead(bench: Bench, edits: Sequence[Edit]) -> bool:
 
 def learns_again(treatment: Treatment) -> None:
     """On a network without dead units, the outgoing weights of every reset unit get a gradient in the next step, and
-    its incoming weights in the one after."""
+    its incoming weights in the step after that."""
     if not resets(treatment):
         raise DoesNotApply(NO_UNITS)
     bench, now, last = Bench(TANH, treatment), {}, {}

@@ -1,4 +1,4 @@
-"""The laws of a stream, as named checks: call each, and it returns or raises AssertionError with a sentence."""
+"""The laws of a stream."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch import Tensor
 
 from homeostat.core.errors import BadInput
 from homeostat.core.stream import Stream
-from homeostat.testing import facts
+from homeostat.testing import common_laws as facts
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.law import DoesNotApply, Law
 
 
 def laws_for(stream: Stream, thorough: bool = False) -> list[Law]:
-    """Every law a stream must obey.
+    """Every law that a stream must satisfy.
 
     Args:
         stream: an instance with at least two batches; small settings keep the checks quick.
-        thorough: nothing more is looked at.
+        thorough: has no effect.
     """
     return bound(TABLE, lambda: stream)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a stream."""
+    """Name -> statement of every law of a stream."""
     return told(TABLE)
 
 
 def _length(stream: Stream) -> None:
-    """It has batches, and its boundaries rise strictly within it."""
+    """It has batches, and its boundaries increase strictly within its length."""
     assert len(stream) > 0, f"{stream.name} has no batches"
     rising = (0, *stream.boundaries, len(stream))
-    assert all(a < b for a, b in itertools.pairwise(rising)), "boundaries do not rise strictly within it"
+    assert all(a < b for a, b in itertools.pairwise(rising)), "boundaries do not increase strictly within its length"
 
 
 def _same_seed(stream: Stream) -> None:
-    """A twin, made anew or unpickled in another process, asked in another order, gives the same batches."""
+    """A stream recreated from its settings, or unpickled in another process, gives the same batches in any order."""
     steps = _some_steps(stream)
     first = {step: stream.batch(step) for step in steps}
     for twin in (dataclasses.replace(stream), pickle.loads(pickle.dumps(stream))):
@@ -49,14 +49,14 @@ def _same_seed(stream: Stream) -> None:
 
 
 def _other_seed(stream: Stream) -> None:
-    """Another seed gives other data."""
+    """Another seed gives different data."""
     other = dataclasses.replace(stream, seed=stream.seed + 1)
     same = all(_equal(stream.batch(step), other.batch(step)) for step in _some_steps(stream))
     assert not same, f"seeds {stream.seed} and {stream.seed + 1} give the same data"
 
 
 def _resumable(stream: Stream) -> None:
-    """Iterating from any step gives the batches that a run from the beginning sees there."""
+    """Iterating from any step gives the same batches as iterating from the start."""
     for start in _some_steps(stream):
         for step, batch in zip(range(start, start + 3), stream.starting_at(start), strict=False):
             assert _equal(batch, stream.batch(step)), f"resumed at {start}, batch {step} differs"
@@ -64,7 +64,7 @@ def _resumable(stream: Stream) -> None:
 
 
 def _any_workers(stream: Stream) -> None:
-    """Dealt out to 1, 2 or 3 workers, each with a copy and a random state of its own, the data are the same."""
+    """Divided among 1, 2 or 3 workers, each with its own copy and random state, the data are the same."""
     steps = range(min(12, len(stream)))
     alone = [stream.batch(step) for step in steps]
     for count in (1, 2, 3):
@@ -73,11 +73,11 @@ def _any_workers(stream: Stream) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1000 * count + worker)
                 same = all(_equal(copy.batch(step), alone[step]) for step in steps[worker::count])
-            assert same, f"worker {worker} of {count} gets other data than a run without workers"
+            assert same, f"worker {worker} of {count} gets different data than a run without workers"
 
 
 def _pure(stream: Stream) -> None:
-    """No global randomness read or moved, and what is done to a batch does not reach the stream."""
+    """It uses no global randomness, and changes to a batch do not change the stream."""
     step = _some_steps(stream)[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -89,13 +89,13 @@ def _pure(stream: Stream) -> None:
             tensor.zero_()
         torch.manual_seed(2)
         again = stream.batch(step)
-    assert _equal(kept, again), "a batch depends on global state, or on what was done to an earlier one"
+    assert _equal(kept, again), "a batch depends on global state, or on changes to an earlier batch"
 
 
 def _boundaries(stream: Stream) -> None:
-    """The concept is the same between two boundaries and another after each; `task` counts them."""
+    """The concept is constant between two boundaries and changes at each boundary; `task` counts them."""
     if not stream.boundaries:
-        raise DoesNotApply("it changes gradually or never, so it has no boundaries to be true")
+        raise DoesNotApply("it changes gradually or never, so it has no boundaries to check")
     edges = (0, *stream.boundaries, len(stream))
     for task, (first, end) in enumerate(itertools.pairwise(edges)):
         assert stream.task(first) == stream.task(end - 1) == task, f"task() is wrong in steps {first} to {end - 1}"
@@ -104,21 +104,21 @@ def _boundaries(stream: Stream) -> None:
         if end < len(stream):
             before, after = stream.concept(end - 1), stream.concept(end)
             differs = before.shape != after.shape or not torch.equal(before, after)
-            assert differs, f"{end} is called a boundary, but nothing changes there"
+            assert differs, f"{end} is a boundary, but nothing changes there"
 
 
 def _finite(stream: Stream) -> None:
-    """Every batch holds as many inputs as targets, at least one and at most `batch_size`, all of them finite."""
+    """Every batch has as many inputs as targets, between one and `batch_size`, all of them finite."""
     for step in _some_steps(stream):
         inputs, targets = stream.batch(step)
         assert len(inputs) == len(targets) > 0, f"batch {step} has {len(inputs)} inputs and {len(targets)} targets"
         assert len(inputs) <= stream.batch_size, f"batch {step} has more than batch_size items"
         finite = all(torch.isfinite(t.to(torch.float64)).all() for t in (inputs, targets))
-        assert finite, f"batch {step} holds NaN or infinite values"
+        assert finite, f"batch {step} has NaN or infinite values"
 
 
 def _outside(stream: Stream) -> None:
-    """A step before the first or after the last is refused with BadInput."""
+    """A step before the first or after the last raises BadInput."""
     for step in (-1, len(stream)):
         try:
             stream.batch(step)
@@ -128,7 +128,7 @@ def _outside(stream: Stream) -> None:
 
 
 def _some_steps(stream: Stream) -> list[int]:
-    """First, last, both sides of a few boundaries, and a few between."""
+    """The first and last steps, both sides of a few boundaries, and a few steps in between."""
     n, edges = len(stream), stream.boundaries[:2]
     around = {0, n - 1, math.isqrt(n), n // 2} | {step for edge in edges for step in (edge - 1, edge)}
     return sorted(step for step in around if 0 <= step < n)

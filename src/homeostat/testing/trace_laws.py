@@ -1,10 +1,9 @@
-"""The laws by which a treated network stays the user's own: while it is treated, beside its copies, and afterwards."""
+"""The laws that protect the user's network: during treatment, in its copies, and after `detach`."""
 
 from __future__ import annotations
 
 import copy
 import gc
-import importlib
 import io
 import pickle
 import weakref
@@ -15,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from homeostat.core.treatment import Stage, Treatment
-from homeostat.testing.bench import same
-from homeostat.testing.engine_laws import Loop, eager, loop
+from homeostat.shell.hooks.torch_internals import global_hook_tables, gradient_hooks
+from homeostat.testing.engine_laws import AttachedLoop, eager, loop
 from homeostat.testing.grid import DOUBLE
+from homeostat.testing.mini_run import same
 
 STEPS = 12
 _PATCHABLE = (
@@ -25,14 +25,14 @@ _PATCHABLE = (
     (torch.autograd, ("backward", "grad")),
     (torch.optim.Optimizer, ("step", "zero_grad", "__init__", "state_dict")),
     (torch.amp.GradScaler, ("step", "unscale_", "update")),
-    (nn.Module, ("__init__", "__call__", "__deepcopy__", "__reduce_ex__", "state_dict", "train", "to", "_apply")),
+    (nn.Module, [name for name, value in vars(nn.Module).items() if callable(value)]),
 )
-"""What a library could be tempted to replace."""
+"""Functions of torch that a library might replace."""
 
 
 def no_trace(treatment: Treatment) -> None:
-    """After `detach` nothing is left of it: no hook on a module, tensor, optimizer or in torch's own tables, nothing in
-    torch is replaced, the names of the state are as before the run, and no reference keeps the network alive."""
+    """After `detach`, there is no hook on a module, tensor, optimizer or in torch's own tables, no replaced function of
+    torch, no changed name in the state_dict, and no reference that keeps the network alive."""
     before = _tables()
     it = loop(treatment, eager)
     names = list(it.model.state_dict())
@@ -42,19 +42,19 @@ def no_trace(treatment: Treatment) -> None:
     assert not (left := _hooks(it)), f"hooks are left on {left[0]}"
     changed = [name for name, value in _tables().items() if before[name] != value]
     assert not changed, f"torch's {changed[0]} is not what it was before the run"
-    if treatment.stage != Stage.SURGERY:  # what surgery put in stays, and is the user's
+    if treatment.stage != Stage.MODULES:  # inserted modules stay in the network
         assert list(it.model.state_dict()) == names, "the names of the network's state have changed"
         for name, module in it.model.named_modules():
             more = set(vars(module)) - attributes[name]
             assert not more, f"the module {name!r} has new attributes: {sorted(more)}"
     kept = _values(it.model)
-    eager(Loop(it.model, torch.optim.SGD(it.model.parameters(), lr=0.0), it.run, eager), 1)
+    eager(AttachedLoop(it.model, torch.optim.SGD(it.model.parameters(), lr=0.0), it.run, eager), 1)
     assert not same(_values(it.model), kept), "it still acts after detach"
     _freed(it)
 
 
-def _freed(it: Loop) -> None:
-    """Nothing holds the network or its optimizer, though the run itself is kept."""
+def _freed(it: AttachedLoop) -> None:
+    """The network and its optimizer are freed although the run itself is kept."""
     run, model, optimizer = it.run, weakref.ref(it.model), weakref.ref(it.optimizer)
     it.__dict__.clear()
     gc.collect()
@@ -64,37 +64,32 @@ def _freed(it: Loop) -> None:
 
 
 def _tables() -> dict[str, Any]:
-    """Sizes of torch's global tables of hooks, and the functions that could have been replaced."""
-    found: dict[str, Any] = {}
-    for module in map(importlib.import_module, ("torch.nn.modules.module", "torch.optim.optimizer")):
-        tables = [name for name in vars(module) if name.startswith("_global_") and "hook" in name]
-        found |= {f"table {name}": len(table) for name in tables if isinstance(table := getattr(module, name), dict)}
+    """Sizes of torch's global tables of hooks, and the functions that might be replaced."""
+    found: dict[str, Any] = dict(global_hook_tables())
     for owner, names in _PATCHABLE:
         found |= {f"{owner.__name__}.{name}": owner.__dict__.get(name) for name in names}
     return found
 
 
-def _hooks(it: Loop) -> list[str]:
-    """Where hooks are, in words."""
+def _hooks(it: AttachedLoop) -> list[str]:
+    """Descriptions of all places with hooks."""
     found: list[str] = []
     for name, module in it.model.named_modules():
         found += [f"module {name!r} ({t})" for t, v in vars(module).items() if t.endswith("_hooks") and v]
-    for name, parameter in it.model.named_parameters():
-        tables = ("_backward_hooks", "_post_accumulate_grad_hooks")
-        found += [f"parameter {name} ({t})" for t in tables if getattr(parameter, t, None)]
+    found += [f"parameter {name}" for name, parameter in it.model.named_parameters() if gradient_hooks(parameter)]
     tables = [t for t in vars(it.optimizer) if "hook" in t]
     return found + [f"the optimizer ({t})" for t in tables if vars(it.optimizer)[t]]
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers, without the running statistics that every forward pass in training moves by itself."""
+    """Weights and buffers, without running statistics, which every forward pass in training mode changes."""
     moved = ("running_mean", "running_var", "num_batches_tracked")
     return {name: value.clone() for name, value in model.state_dict().items() if not name.endswith(moved)}
 
 
 def usable_while_treated(treatment: Treatment) -> None:
-    """In the middle of a treated run the network pickles, is saved and loaded whole, deep-copies and exports as ever,
-    each with the same outputs, and none of it disturbs the run."""
+    """During a treated run the network can be pickled, saved and loaded whole, deep-copied and exported, with the same
+    outputs each time, and without an effect on the run."""
     it, alone = loop(treatment, eager), loop(treatment, eager)
     names = list(it.model.state_dict())
     for number in range(1, STEPS + 1):
@@ -102,7 +97,7 @@ def usable_while_treated(treatment: Treatment) -> None:
         alone.go(number, number)
         if number == STEPS // 2:
             _used(it.model)
-            if treatment.stage != Stage.SURGERY:
+            if treatment.stage != Stage.MODULES:
                 assert list(it.model.state_dict()) == names, "the names of the network's state have changed"
     it.run.detach()
     alone.run.detach()
@@ -124,12 +119,12 @@ def _used(model: nn.Module) -> None:
     with torch.no_grad():
         expected = model(inputs)
         for how, twin in twins.items():
-            assert torch.equal(twin(inputs), expected), f"{how}, the network gives other outputs"
+            assert torch.equal(twin(inputs), expected), f"{how}, the network gives different outputs"
 
 
 def copies_are_left_alone(treatment: Treatment) -> None:
-    """A deep copy taken during treatment (a target network) is never treated, whether it only runs or trains with an
-    optimizer of its own; and what runs through it does not reach the treatment."""
+    """A deep copy made during treatment (a target network) is never treated, whether it is only called or trained with
+    its own optimizer, and its activations do not affect the treatment."""
     it, alone = loop(treatment, eager), loop(treatment, eager)
     it.go(1, 4)
     alone.go(1, 4)

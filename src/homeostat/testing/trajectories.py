@@ -1,4 +1,4 @@
-"""The law "one trajectory": however the loop is written, the treated run is the same, or the treatment is refused."""
+"""The law "one trajectory": a treated run is the same in every loop style, or the treatment is refused."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Treatment
-from homeostat.testing.open_run import OpenRun, Setup
-from homeostat.testing.ways import Way, ways
+from homeostat.testing.loop_styles import Way, ways
+from homeostat.testing.reference_run import OpenRun, RunSetup
 
 STEPS = 16
 Weights = dict[str, Tensor]
 
 
 def one_trajectory(treatment: Treatment | None, among: Iterable[Way] | None = None) -> None:
-    """However the loop is written, the treated weights are those of the same run written out in the open, or the
-    treatment is refused in both."""
-    expected: dict[Setup, Weights | Refused] = {}
+    """In every loop style, the treated weights equal those of a reference run without hooks, or the treatment is
+    refused in both."""
+    expected: dict[RunSetup, Weights | Refused] = {}
     for way in ways() if among is None else among:
         if way.setup not in expected:
             expected[way.setup] = _outcome(lambda way=way: OpenRun(way.setup, treatment).go(STEPS))
@@ -34,13 +34,13 @@ def _outcome(run: Callable[[], Weights]) -> Weights | Refused:
 
 
 def compare(found: Weights | Refused, expected: Weights | Refused, tolerance: float) -> str:
-    """What is wrong, or "" when both trained to the same weights or both were refused."""
+    """The difference, or "" if both runs have the same weights or both were refused."""
     if isinstance(found, Refused):
-        return "" if isinstance(expected, Refused) else f"it is refused ({found}), but the run in the open is not"
+        return "" if isinstance(expected, Refused) else f"it is refused ({found}), but the reference run is not"
     if isinstance(expected, Refused):
-        return f"it is not refused, but the run in the open is ({expected})"
+        return f"it is not refused, but the reference run is ({expected})"
     if found.keys() != expected.keys():
-        return f"the network has other parameters: {sorted(found.keys() ^ expected.keys())[:3]}"
+        return f"the network has different parameters: {sorted(found.keys() ^ expected.keys())[:3]}"
     gaps = {name: float((value - expected[name]).abs().max()) for name, value in found.items()}
     worst = max(gaps, key=lambda name: (gaps[name] != gaps[name], gaps[name]))
     kept = gaps[worst] <= tolerance

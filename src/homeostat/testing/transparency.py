@@ -1,10 +1,10 @@
-"""The law "transparent": a run that is measured is bit for bit the run that is not."""
+"""The law "transparent": a measured run is bit for bit equal to a run that is not measured."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,30 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homeostat.core import component as registry
 from homeostat.core.vital import Vital
 from homeostat.shell.attach import attach
-from homeostat.shell.twinning import twin
+from homeostat.shell.options import MeasureOptions
+from homeostat.shell.run.twin import twin
 
 STEPS = 5
 
 
-def transparent(vital: Vital) -> None:
-    """Measured at every step of a real run, of two tasks, with dropout and batch norm, it leaves weights, buffers,
-    gradients, optimizer state and every random stream bit for bit as they are without it."""
+def transparent(*vitals: Vital) -> None:
+    """Measuring it at every step of a real run with two tasks, dropout and batch norm does not change weights, buffers,
+    gradients, optimizer state or any random stream, bit for bit.
+
+    Args:
+        vitals: vitals that are measured together.
+    """
     with _fixed_streams():
-        bare, _ = _run(None)
+        bare, _ = _run(())
     with _fixed_streams():
-        measured, run = _run(vital)
-    points = [value for layers in [run.vitals().get(vital.name, {})] for rows in layers.values() for _, value in rows]
-    why = run.not_measured().get(vital.name, "no reason given")
-    assert any(value is not None for value in points), f"attached to a run with a probe, it measured nothing ({why})"
+        measured, run = _run(vitals)
+    for vital in vitals:
+        points = [value for rows in run.vitals().get(vital.name, {}).values() for _, value in rows]
+        why = run.not_measured().get(vital.name, "no reason given")
+        assert any(value is not None for value in points), (
+            f"attached to a run with a probe, {vital.name} measured nothing ({why})"
+        )
     for name, value in bare.items():
         assert _equal(value, measured[name]), f"measuring changes {name}"
 
 
-def _run(vital: Vital | None) -> tuple[dict[str, Any], Any]:
-    """Everything a run leaves behind, by name; and the attached run, if a vital is measured."""
+def _run(vitals: Sequence[Vital]) -> tuple[dict[str, Any], Any]:
+    """The results of a run by name, and the attached run, if vitals are measured."""
     model = nn.Sequential(
         nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)
     )
@@ -43,16 +50,15 @@ def _run(vital: Vital | None) -> tuple[dict[str, Any], Any]:
     probe = ((torch.randn(16, 6), torch.randint(3, (16,))), F.cross_entropy)
     other, its_optimizer = twin(model, optimizer, sigma=0.1)
     run = None
-    if vital is not None:
-        with _registered(vital):
-            tasks = ({"first": probe[0], "second": probe[0]}, F.cross_entropy)
-            more: dict[str, Any] = {"probe": probe, "tasks": tasks, "twin": other}
-            run = attach(model, optimizer, vitals=[vital.name], **more, every=1, strict=True)
+    if vitals:
+        tasks = ({"first": probe[0], "second": probe[0]}, F.cross_entropy)
+        more = MeasureOptions(tasks=tasks, twin=other)
+        run = attach(model, optimizer, vitals=vitals, probe=probe, every=1, strict=True, measure=more)
     losses = []
     for step in range(STEPS):
         if run is not None and step == STEPS // 2:
             run.boundary("second")
-        its_optimizer.step()  # counts as a step of the twin, and moves nothing
+        its_optimizer.step()  # counts as a step of the twin, and changes no weight
         losses.append(_step(model, optimizer))
     found = _everything(model, optimizer, losses)
     found |= {f"the value of {n} in the twin": v.clone() for n, v in other.state_dict().items()}
@@ -93,7 +99,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 @contextlib.contextmanager
 def _fixed_streams() -> Iterator[None]:
-    """Every global random stream starts at a fixed place, and is put back afterwards."""
+    """Seed every global random stream, and restore it afterwards."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -104,27 +110,3 @@ def _fixed_streams() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numbers)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _registered(vital: Vital) -> Iterator[None]:
-    """Under its name this very vital is found, with its settings, while a run is attached."""
-    registry.discover()  # now, or what is found while the stand-in is there would be forgotten with it
-    known = registry._REGISTRY.setdefault("vital", {})
-    kept = dict(known)
-    known[vital.name] = _This(vital)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        known.clear()
-        known.update(kept)
-
-
-class _This:
-    """Stands for a class whose only instance is the one given."""
-
-    def __init__(self, vital: Vital) -> None:
-        self.vital, self.name, self.default = vital, vital.name, vital.default
-
-    def __call__(self) -> Vital:
-        return self.vital

@@ -1,4 +1,4 @@
-"""The laws of a treatment, as named checks that run it through the real surgery on the grid."""
+"""The laws of a treatment, checked on the grid with edits applied by the shell."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from torch import Tensor
 
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage, State, Treatment
-from homeostat.shell.admission import OPENED_BY
-from homeostat.testing import awkward_laws, engine_laws, facts, grid_runs, reset_laws, trace_laws, two_processes
-from homeostat.testing.bench import Bench, frozen, same, trial_of
+from homeostat.shell.run.compatibility import OPENED_BY
+from homeostat.testing import awkward_laws, engine_laws, grid_runs, reset_laws, trace_laws, two_processes
+from homeostat.testing import common_laws as facts
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.fleet_law import lifts
 from homeostat.testing.grid import CONV, DOUBLE, FROZEN, HALF, MLP, Case, suited
 from homeostat.testing.law import DoesNotApply, Law
+from homeostat.testing.loop_styles import ways
+from homeostat.testing.mini_run import Bench, frozen, same, trial_of
 from homeostat.testing.trajectories import one_trajectory
-from homeostat.testing.ways import ways
 
 IDENTITY_STEPS = 10
 _UNTREATED: dict[str, dict[str, Tensor]] = {}
 
 
 class Subject:
-    """A treatment under check: with its own settings, with its `trial` settings, and its runs on the grid."""
+    """A treatment with its own settings, with its `trial` settings, and its runs on the grid."""
 
     def __init__(self, treatment: Treatment, thorough: bool) -> None:
         self.own, self.thorough = treatment, thorough
@@ -43,13 +44,13 @@ class Subject:
 
 
 def laws_for(treatment: Treatment, thorough: bool = False) -> list[Law]:
-    """Every law a treatment must obey. They run it with its own settings and its `trial` settings."""
+    """Every law that a treatment must satisfy, with its own settings and with its `trial` settings."""
     subject = Subject(treatment, thorough)
     return bound(TABLE, lambda: subject)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a treatment."""
+    """Name -> statement of every law of a treatment."""
     return told(TABLE)
 
 
@@ -64,13 +65,13 @@ def _of(view: str, check: Callable[[Any], None]) -> Check:
 
 
 def _states_facts(treatment: Treatment) -> None:
-    """It says when in a step it acts, and what happens to the optimizer's state."""
-    assert isinstance(treatment.stage, Stage), f"stage {treatment.stage!r} is none of {', '.join(Stage)}"
-    assert treatment.optimizer_state, "it does not say what happens to the optimizer's state"
+    """It states the stage at which it acts, and its effect on the optimizer state."""
+    assert isinstance(treatment.stage, Stage), f"stage {treatment.stage!r} is not one of {', '.join(Stage)}"
+    assert treatment.optimizer_state, "it does not state its effect on the optimizer state"
 
 
 def _identity(treatment: Treatment) -> None:
-    """At neutral knobs a run is bit for bit the untreated one: parameters, buffers, optimizer state."""
+    """At neutral knobs, parameters, buffers and optimizer state equal those of the untreated run bit for bit."""
     neutral = treatment.neutral()
     assert neutral is not None, "no knob has a neutral value"
     values = {name: getattr(neutral, name) for name, spec in neutral.knob_specs().items() if spec.neutral is not None}
@@ -78,14 +79,14 @@ def _identity(treatment: Treatment) -> None:
     for treated in grid_runs.benches(off):
         treated.train(IDENTITY_STEPS)
         found, untreated = treated.snapshot(), _untreated(treated.case)
-        if treatment.stage == Stage.SURGERY:  # what it put in is there as well
+        if treatment.stage == Stage.MODULES:  # inserted tensors have no counterpart
             found = {name: value for name, value in found.items() if name in untreated}
         wrong = same(untreated, found)
         assert not wrong, f"on {treated.case.name!r} {wrong} differs from the untreated run"
 
 
 def _untreated(case: Case) -> dict[str, Tensor]:
-    """What the untreated run leaves: the same for every treatment, so it is trained once."""
+    """The result of the untreated run. It is the same for every treatment, so it is cached."""
     if case.name not in _UNTREATED:
         plain = Bench(case)
         plain.train(IDENTITY_STEPS)
@@ -94,7 +95,7 @@ def _untreated(case: Case) -> dict[str, Tensor]:
 
 
 def _pure(treatment: Treatment) -> None:
-    """Planning twice gives the same edits; view, state, knobs and torch's global randomness stay as they were."""
+    """Planning twice gives the same edits; view, state, knobs and torch's global random state do not change."""
     for case in (MLP, CONV):
         bench = Bench(suited(case, treatment), treatment, adam=False)
         for _ in range(14):
@@ -105,11 +106,11 @@ def _pure(treatment: Treatment) -> None:
             edits, after = treatment.plan(view, state, bench.knobs)
             again, after_again = treatment.plan(view, state, bench.knobs)
             assert torch.equal(random, torch.get_rng_state()), "planning moves torch's global random state"
-            assert not same(state, kept_state), "planning writes to the state it was given"
-            assert not same(bench.knobs, kept_knobs), "planning writes to the knobs"
+            assert not same(state, kept_state), "planning modifies the given state"
+            assert not same(bench.knobs, kept_knobs), "planning modifies the knobs"
             for table in ("parameters", "buffers", "gradients", "before", "activations", "initial"):
                 wrong = same(getattr(view, table), getattr(kept_view, table))
-                assert not wrong, f"planning writes to {wrong} of the view's {table}"
+                assert not wrong, f"planning modifies {wrong} of the view's {table}"
             assert not same(after, after_again) and _alike(edits, again), "the same inputs give different plans"
 
 
@@ -134,7 +135,7 @@ def _dtypes(treatment: Treatment) -> None:
         bench.train(10)
         assert all(p.dtype == case.dtype for p in bench.parameters().values()), f"on {case.name!r} a dtype changed"
         for key, value in bench.state.items():
-            exact = key.endswith("/sorted")  # values of parameters, which are known in their own dtype
+            exact = key.endswith("/sorted")  # stored values of parameters have the dtype of the parameter
             if not value.is_floating_point():
                 continue
             wide = value.dtype == torch.promote_types(case.dtype, torch.float32)
@@ -142,7 +143,7 @@ def _dtypes(treatment: Treatment) -> None:
 
 
 def _state(treatment: Treatment) -> None:
-    """State is a flat mapping of names to contiguous tensors that share no memory, and always the same names."""
+    """Its state is a flat mapping of names to contiguous tensors that share no memory; the names never change."""
     bench = Bench(suited(MLP, treatment), treatment)
     names = set(bench.state)
     bench.train(10)
@@ -155,7 +156,7 @@ def _state(treatment: Treatment) -> None:
 
 
 def _resume(treatment: Treatment) -> None:
-    """Saved to bytes, loaded and continued, a run is bit for bit the uninterrupted one."""
+    """A run that is saved to bytes, loaded and continued equals the uninterrupted run bit for bit."""
     for case in (suited(MLP, treatment), suited(CONV, treatment)):
         bench = Bench(case, treatment)
         bench.train(17)
@@ -170,15 +171,17 @@ def _resume(treatment: Treatment) -> None:
 
 
 def _refuses(treatment: Treatment) -> None:
-    """A network without unit groups, or without batch normalisation, where it needs that, is refused by name, with a
+    """A network without the unit groups or the batch normalisation that it needs is refused, with its name and a
     reason."""
     if not (treatment.needs_units or treatment.needs_batch_norm):
-        raise DoesNotApply("it needs no units and no norms, so there is nothing of the kind to refuse")
+        raise DoesNotApply("it needs no units and no norms, so there is nothing to refuse")
     empty = replace(Bench(FROZEN).view(), units=())
     try:
         treatment.plan(empty, treatment.init(empty, treatment.knobs()), treatment.knobs())
     except Refused as refusal:
-        assert refusal.component == treatment.name and refusal.why, "the refusal does not say who refuses and why"
+        assert refusal.component == treatment.name and refusal.why, (
+            "the refusal does not name the treatment and a reason"
+        )
     else:
         lacking = "unit groups" if treatment.needs_units else "batch normalisation"
         raise AssertionError(f"a network without {lacking} is not refused")
@@ -187,9 +190,7 @@ def _refuses(treatment: Treatment) -> None:
 @wraps(one_trajectory)
 def _one_trajectory(subject: Subject) -> None:
     if subject.own.stage in OPENED_BY:
-        raise DoesNotApply(
-            f"it acts where the loop calls {OPENED_BY[subject.own.stage]}, however its steps are written"
-        )
+        raise DoesNotApply(f"it acts where the loop calls {OPENED_BY[subject.own.stage]}, in every loop style")
     one_trajectory(subject.trial, ways(subject.thorough))
 
 
@@ -201,7 +202,7 @@ def _any_network(subject: Subject) -> None:
 @wraps(two_processes.resumes_elsewhere)
 def _another_process(subject: Subject) -> None:
     if not subject.thorough:
-        raise DoesNotApply("looked at in the thorough check only")
+        raise DoesNotApply("checked only with --thorough")
     two_processes.resumes_elsewhere(subject.trial)
 
 

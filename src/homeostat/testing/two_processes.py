@@ -1,4 +1,4 @@
-"""The law "resumes in another process": what is saved in one process is continued, bit for bit, in a fresh one."""
+"""The law "resumes in another process": a run saved in one process continues bit for bit in a new process."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch import Tensor
 
 from homeostat.core.treatment import Treatment
 from homeostat.testing import grid
-from homeostat.testing.bench import same
-from homeostat.testing.engine_laws import Loop, eager, loop
-from homeostat.testing.finding import loaded
+from homeostat.testing.engine_laws import AttachedLoop, eager, loop
+from homeostat.testing.mini_run import same
+from homeostat.testing.resolve import loaded
 
 HALF, STEPS = 9, 18
 CASES = ("DOUBLE", "CONV")
-"""Names of the networks of the grid on which it is looked at."""
+"""Names of the networks of the grid on which the law is checked."""
 _CHILD = "import sys; from homeostat.testing.two_processes import main; main(sys.argv[1])"
 
 
 def resumes_elsewhere(treatment: Treatment) -> None:
-    """Saved with `run.save` and resumed in a new process, it goes on there bit for bit as in the old one."""
+    """Saved with `run.save` and resumed in a new process, it continues bit for bit as in the old process."""
     wrong = continued_elsewhere([treatment])[0]
     assert not wrong, wrong
 
 
 def continued_elsewhere(treatments: Sequence[Treatment]) -> list[str]:
-    """What differs, for each treatment, after all were continued in one new process; "" when nothing does."""
+    """The difference for each treatment after continuing all runs in one new process; "" if there is none."""
     with tempfile.TemporaryDirectory() as folder:
         keys = [(number, case) for number in range(len(treatments)) for case in CASES]
         expected = {key: _saved_half_way(treatments[key[0]], key[1], Path(folder) / _name(*key)) for key in keys}
@@ -51,7 +51,7 @@ def _name(number: int, case: str) -> str:
 
 
 def _saved_half_way(treatment: Treatment, case: str, path: Path) -> dict[str, Tensor]:
-    """Train, saving in the middle; everything at the end."""
+    """Train, save in the middle, and return all tensors at the end."""
     it = loop(treatment, eager, grid.suited(getattr(grid, case), treatment))
     it.go(1, HALF)
     it.run.save(path.with_name(f"{path.name}.saved"))
@@ -63,13 +63,13 @@ def _saved_half_way(treatment: Treatment, case: str, path: Path) -> dict[str, Te
     return _end(it)
 
 
-def _end(it: Loop) -> dict[str, Tensor]:
+def _end(it: AttachedLoop) -> dict[str, Tensor]:
     """Weights, buffers, optimizer state and the treatment's state after the last step."""
     found = {f"model/{n}": v.clone() for n, v in it.model.state_dict().items()}
     for number, state in it.optimizer.state_dict()["state"].items():
         found |= {f"optimizer/{number}/{k}": torch.as_tensor(v).clone() for k, v in state.items()}
     for network in it.run.state_dict()["networks"].values():
-        for name, course in network["treatments"].items():
+        for name, course in network["treatments"]["applied"].items():
             found |= {f"{name}/{k}": v.clone() for k, v in course["state"].items()}
     it.run.detach()
     return found
@@ -84,7 +84,7 @@ def _run_child(folder: str) -> None:
 
 
 def main(folder: str) -> None:
-    """In the new process: continue every run saved in the folder."""
+    """Continue every run saved in the folder. Runs in the new process."""
     torch.set_num_threads(1)
     for path in sorted(Path(folder).glob("*.json")):
         told = json.loads(path.read_text("utf-8"))
@@ -92,7 +92,7 @@ def main(folder: str) -> None:
 
 
 def _continued(told: Mapping[str, Any], saved: Path) -> dict[str, Tensor]:
-    """The end of a run continued from a checkpoint, on a network that began with other weights."""
+    """The final tensors of a run resumed from a checkpoint, on a network with different initial weights."""
     treatment = loaded(*told["class"])(**told["settings"])
     case = grid.suited(getattr(grid, told["case"]), treatment)
     it = loop(treatment, eager, case, seed=1, resume=saved)

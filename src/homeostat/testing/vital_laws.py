@@ -1,4 +1,4 @@
-"""The laws of a vital, as named checks. Truth against an independent restatement is for the vital's own tests."""
+"""The laws of a vital. The vital's own tests compare it with an independent restatement."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from homeostat.core.readings import Reading
+from homeostat.core.snapshot import Reading
 from homeostat.core.vital import NETWORK, Vital
-from homeostat.testing import facts, inputs
+from homeostat.testing import common_laws as facts
+from homeostat.testing import inputs
 from homeostat.testing.binding import Check, bound, told
 from homeostat.testing.law import DoesNotApply, Law
 from homeostat.testing.transparency import transparent
@@ -20,17 +21,17 @@ Values = dict[str, Tensor]
 
 
 def laws_for(vital: Vital, thorough: bool = False) -> list[Law]:
-    """Every law this vital must obey; each check raises AssertionError with a readable message."""
+    """Every law that a vital must satisfy."""
     return bound(TABLE, lambda: vital)
 
 
 def laws_of_kind() -> dict[str, str]:
-    """Name -> sentence of every law of a vital."""
+    """Name -> statement of every law of a vital."""
     return told(TABLE)
 
 
 def states_its_facts(vital: Vital) -> None:
-    """It says what it reads, its range, direction, unit and cost, and a reducer for every field of its partials."""
+    """It states its readings, range, direction, unit and cost, and a reducer for every field of its partials."""
     low, high = vital.range
     assert low < high, f"range {vital.range} is empty"
     assert vital.reads, "it reads nothing"
@@ -44,7 +45,7 @@ def states_its_facts(vital: Vital) -> None:
 
 
 def measures_a_healthy_step(vital: Vital) -> None:
-    """On a healthy step it gives a finite 0-dim value for at least one layer."""
+    """On a healthy step, it gives a finite 0-dim value for at least one layer."""
     values = vital(inputs.readings())
     assert any(bool(v.isfinite()) for v in values.values()), f"no finite value on a healthy step: {values}"
     for layer, value in values.items():
@@ -52,17 +53,17 @@ def measures_a_healthy_step(vital: Vital) -> None:
 
 
 def names_its_layers(vital: Vital) -> None:
-    """It names only layers that were captured, tasks, or the network: a hook that never fired gives no value at all."""
+    """It names only captured layers, tasks, or the network; a layer whose hook never fired has no value."""
     step = inputs.readings()
     for gone in ("fc1", "fc2"):
         partial = inputs.lacking(step, gone)
         layers = {*partial.activations, *(name.rpartition(".")[0] for name in partial.weights), *partial.tasks, NETWORK}
         invented = set(vital(partial)) - layers
-        assert not invented, f"it gives a value for {sorted(invented)}, of which nothing was captured"
+        assert not invented, f"it gives a value for {sorted(invented)}, which were not captured"
 
 
 def bounded(vital: Vital) -> None:
-    """Every value is within the stated range or missing, on every awkward and degenerate input."""
+    """On every awkward and degenerate input, every value is in the stated range or missing."""
     low, high = vital.range
     slack = 1e-6
     for case, step in inputs.differing({**inputs.awkward(), **inputs.degenerate()}, vital.reads).items():
@@ -73,7 +74,7 @@ def bounded(vital: Vital) -> None:
 
 
 def missing_never_zero(vital: Vital) -> None:
-    """What cannot be known is missing, never 0: nothing captured, no samples, one sample, NaN or infinity in."""
+    """Values that cannot be measured are missing, never 0: nothing captured, no or one sample, NaN or infinity."""
     steps = inputs.degenerate()
     few = ["no samples", "one sample"] if vital.reads == {Reading.ACTIVATIONS} else []
     for case in ["nothing captured", *few]:
@@ -83,24 +84,24 @@ def missing_never_zero(vital: Vital) -> None:
     for case in ("NaN", "infinity", "NaN in half precision"):
         for layer, value in vital(steps[case]).items():
             said = bool(value.isnan()) or float(value) not in (0.0, float(healthy[layer]))
-            assert said, f"{layer} is {float(value)} with {case} in, as if nothing had happened"
+            assert said, f"{layer} is {float(value)} with {case} in the input, expected NaN or a changed value"
 
 
 def dead_is_not_healthy(vital: Vital) -> None:
-    """A rectified layer whose outputs are all zero never gets the healthiest value of the range: it is sick, or
-    missing."""
+    """A rectified layer whose outputs are all zero never has the healthiest value of the range; the value is unhealthy
+    or missing."""
     if vital.reads != {Reading.ACTIVATIONS} or vital.worse == "neither":
-        raise DoesNotApply("it is not a statement about activations alone, with a sick and a healthy direction")
+        raise DoesNotApply("it does not read activations alone, or has no unhealthy direction")
     best = vital.range[0] if vital.worse == "higher" else vital.range[1]
     step = inputs.awkward()["all zero"]
     rectified = [layer for layer, kind in step.nonlinearity.items() if kind == "relu"]
     for layer, value in vital(step).items():
         healthy = layer in rectified and float(value) == best
-        assert not healthy, f"{layer} is {float(value)}, the healthiest value, where every output is zero"
+        assert not healthy, f"{layer} is {float(value)}, the healthiest value, although every output is zero"
 
 
 def composable(vital: Vital) -> None:
-    """Partials of two parts, combined in either order, finish to the one-shot value; a lone layer passes through."""
+    """Partials of two parts, combined in either order, give the value of the whole; a lone layer is unchanged."""
     step = inputs.readings()
     first, second = (vital.measure(part) for part in inputs.halves(step))
     whole = vital(step)
@@ -110,7 +111,7 @@ def composable(vital: Vital) -> None:
 
 
 def pure(vital: Vital) -> None:
-    """It changes no input, draws no global random number, leaves the grad mode, repeats bit for bit, keeps no graph."""
+    """It changes no input, global random state or grad mode, keeps no graph, and two calls agree bit for bit."""
     step = inputs.readings()
     before, random, grad = inputs.everything(step, torch.clone), torch.get_rng_state(), torch.is_grad_enabled()
     first, again = vital(step), vital(step)
@@ -130,7 +131,7 @@ def pure(vital: Vital) -> None:
 
 
 def any_dtype(vital: Vital) -> None:
-    """Half, bfloat16 and double readings give what the same numbers give in float32."""
+    """Half, bfloat16 and double readings give the same values as float32 readings."""
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 1e-3), (torch.float64, 1e-5)):
         step = inputs.without_probe(inputs.readings(dtype=dtype))
         wide = inputs.everything(step, lambda t: t.to(torch.float32))
@@ -138,13 +139,13 @@ def any_dtype(vital: Vital) -> None:
 
 
 def any_layout(vital: Vital) -> None:
-    """Memory that is not contiguous gives the same values."""
+    """Non-contiguous memory gives the same values."""
     step = inputs.readings()
     _same(vital(inputs.strided(step)), vital(step), "with strided memory")
 
 
 def replicas(vital: Vital) -> None:
-    """A stack of R runs gives each run's own value, also beside a dead and a NaN one."""
+    """A stack of R runs gives the value of each run, also if other runs are dead or NaN."""
     if vital.reads & {Reading.PROBE, Reading.TASKS}:
         raise DoesNotApply("it reads a probe, which belongs to one network")
     cases = {**inputs.awkward(), **inputs.degenerate()}
@@ -157,12 +158,12 @@ def replicas(vital: Vital) -> None:
 def _invariance(name: str, what: str) -> Check:
     def invariant(vital: Vital) -> None:
         if name not in vital.invariant:
-            raise DoesNotApply("it does not say so")
+            raise DoesNotApply("it does not declare this invariance")
         step = inputs.readings()
         changed = dataclasses.replace(step, activations={n: _CHANGES[name](h) for n, h in step.activations.items()})
         _same(vital(changed), vital(step), f"after a change of {name}", 1e-4)
 
-    invariant.__doc__ = f"Where it says so, {what} changes nothing."
+    invariant.__doc__ = f"If declared, {what} changes no value."
     return invariant
 
 

@@ -1,16 +1,16 @@
-"""Vitals: measurements of a run. Pure functions on tensors, and the components that wire them to a run."""
+"""Vitals: measurements of a run. Pure functions on tensors, and the components that apply them to a run."""
 
-from homeostat.vitals.alignment import match_activations, match_weights, permuted
-from homeostat.vitals.curvature import Sharpness, edge, sharpness, top_eigenpair
-from homeostat.vitals.curvature_norms import HessianNorm, HessianTrace, hessian_moments, stochastic_edge
-from homeostat.vitals.finite import NonFinite, non_finite
-from homeostat.vitals.gradients import GradientNorm, UpdateRatio, gradient_norm, update_ratio
-from homeostat.vitals.loss import Loss
-from homeostat.vitals.past_tasks import PlasticGradient, StableGradient, TaskAccuracy, TaskAlignment
-from homeostat.vitals.probe_task import Plasticity, plasticity
-from homeostat.vitals.rank import EffectiveRank, SRank, StableRank, effective_rank, singular_values, srank, stable_rank
-from homeostat.vitals.twins import TwinBarrier, TwinDistance, distance, linear_cka, loss_barrier, mixed
-from homeostat.vitals.units import (
+from homeostat.vitals.activations.alignment import match_activations, match_weights, permuted
+from homeostat.vitals.activations.rank import (
+    EffectiveRank,
+    SRank,
+    StableRank,
+    effective_rank,
+    singular_values,
+    srank,
+    stable_rank,
+)
+from homeostat.vitals.activations.units import (
     ActiveUnits,
     DeadUnits,
     DormantUnits,
@@ -20,7 +20,15 @@ from homeostat.vitals.units import (
     dormant_fraction,
     saturated_fraction,
 )
-from homeostat.vitals.weights import WeightNorm, weight_norm
+from homeostat.vitals.continual.past_tasks import PlasticGradient, StableGradient, TaskAccuracy, TaskAlignment
+from homeostat.vitals.continual.probe_task import Plasticity, plasticity
+from homeostat.vitals.dynamics.curvature import Sharpness, edge, sharpness, top_eigenpair
+from homeostat.vitals.dynamics.curvature_norms import HessianNorm, HessianTrace, hessian_moments, stochastic_edge
+from homeostat.vitals.dynamics.twins import TwinBarrier, TwinDistance, distance, linear_cka, loss_barrier, mixed
+from homeostat.vitals.optimization.finite import NonFinite, non_finite
+from homeostat.vitals.optimization.gradients import GradientNorm, UpdateRatio, gradient_norm, update_ratio
+from homeostat.vitals.optimization.loss import Loss
+from homeostat.vitals.optimization.weights import WeightNorm, weight_norm
 
 __all__ = [
     "ActiveUnits",

@@ -1,4 +1,7 @@
-"""Small pure helpers of the vitals: precision, counting, and marking what is missing."""
+"""Small pure helpers of the vitals: precision, counting, missing values."""
+
+# Torch's stubs leave `torch.linalg` and `Tensor.split` untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -7,16 +10,25 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from homeostat.core.readings import layer_of
+from homeostat.core.snapshot import layer_of
 
 
 def real(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 if they were; half precision and integers are widened."""
+    """The values in at least float32; float64 is kept. Of complex values the magnitudes."""
+    values = values.abs() if values.is_complex() else values
     return values if values.dtype in (torch.float32, torch.float64) else values.to(torch.float32)
 
 
+def stored(values: Tensor) -> Tensor:
+    """The stored entries of a sparse tensor; a dense tensor as it is."""
+    if values.layout == torch.sparse_coo:
+        return values.detach().coalesce().values()
+    return values if values.layout == torch.strided else values.detach().to_sparse().coalesce().values()
+
+
 def precise(values: Tensor) -> Tensor:
-    """The values in float64, or in float32 on a device that has no float64."""
+    """The values in float64, or in float32 on a device that has no float64. Of complex values the magnitudes."""
+    values = values.abs() if values.is_complex() else values
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
@@ -26,7 +38,7 @@ def known(value: Tensor, ok: Tensor) -> Tensor:
 
 
 def fraction(mask: Tensor) -> Tensor:
-    """Share of set entries along the last axis: [*R, H] -> [*R]; NaN when there are none to count."""
+    """Share of true entries along the last axis: [*R, H] -> [*R]; NaN if the axis is empty."""
     return mask.to(torch.float32).mean(-1)
 
 
@@ -37,7 +49,7 @@ def sample_count(activations: Tensor) -> Tensor:
 
 
 def extremes(activations: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of every unit over the samples: two [*R, H]; (inf, -inf) when there are none."""
+    """Smallest and largest value of every unit over the samples: two [*R, H]; (inf, -inf) without samples."""
     if activations.shape[-2] == 0:
         empty = activations.new_zeros((*activations.shape[:-2], activations.shape[-1]))
         return empty + float("inf"), empty - float("inf")
@@ -48,17 +60,18 @@ def extremes(activations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square_sum(values: Tensor, replica_axes: int) -> Tensor:
-    """Sum of squares over everything but the replica axes: [*R, *shape] -> float64 [*R].
+    """Sum of squares over all axes but the replica axes: [*R, *shape] -> float64 [*R].
 
-    The norm is taken in float32 (4 times as fast as float64 here), so entries that are all below about 1e-19 read as
-    0 and entries above about 1e19 as infinite.
+    The norm is computed in float32 (4 times as fast as float64 here), so the result is 0 if all entries are below about
+    1e-19, and infinite if one is above about 1e19.
     """
+    values = stored(values)
     flat = real(values.detach()).reshape(*values.shape[:replica_axes], -1)
     return precise(torch.linalg.vector_norm(flat, dim=-1)).square()
 
 
 def root(square: Tensor) -> Tensor:
-    """Square root of a sum of squares; missing where that is not finite."""
+    """Square root of a sum of squares; missing where the sum is not finite."""
     return known(square.sqrt(), square.isfinite())
 
 
@@ -73,9 +86,9 @@ def layer_sums(tensors: Mapping[str, Tensor], replica_axes: int) -> dict[str, Te
 
 
 def flat_parameters(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Callable[[Tensor], dict[str, Tensor]]]:
-    """All parameters as one detached vector [P], at least float32, and the function that names its parts again.
+    """All parameters as one detached vector [P], at least float32, and the function that splits it again.
 
-    The parts have the shapes and dtypes of the originals and are differentiable with respect to the vector.
+    The parts have the names, shapes and dtypes of the parameters and are differentiable with respect to the vector.
     """
     kinds = {name: (p.shape, p.dtype) for name, p in parameters.items()}
     sizes = [p.numel() for p in parameters.values()]

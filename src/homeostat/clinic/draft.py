@@ -1,0 +1,100 @@
+"""The pieces of a training program, before a style makes one text of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+PRELUDE = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F"
+
+
+@dataclass
+class Draft:
+    """Pieces of source text: an architecture writes them, a fault or variant changes them, a style joins them.
+
+    The pieces of a step run in the order of the fields from `batch` to `log`. Names assigned in `data` to `truth` are
+    those of the whole program.
+
+    Args:
+        draw: of the choices of this program.
+        arch: name of the architecture.
+        constants: hyperparameters, NAME -> value.
+        imports: further import lines.
+        defs: classes and functions of the program.
+        data: makes the data (X, Y where there are such).
+        build: makes the model.
+        adjust: what is done to the model before the optimizer is made.
+        optimizer, scheduler: make these.
+        truth: makes what the program notes of itself.
+        batch: makes a batch; with `loader`, the statement that makes one, and the loop runs over it.
+        forward, loss, clear, backward, clip, update, after, watch, log: one step.
+        end: after the loop. The names `first` and `last` (mean of the first and last losses) are defined there.
+        told: text of a dictionary that the last line prints, besides the losses.
+        hidden: expression for the list of hidden activations [n, ...] of the model on inputs `probe`, "" if unknown.
+        probe: expression for these inputs.
+        classes: number of classes, 0 without a cross entropy.
+        steps: optimizer steps.
+        facts: anything that a fault wants to know of the architecture.
+    """
+
+    draw: Random
+    arch: str
+    constants: dict[str, Any] = field(default_factory=dict)
+    imports: list[str] = field(default_factory=list)
+    defs: str = ""
+    data: str = ""
+    build: str = ""
+    adjust: str = ""
+    optimizer: str = ""
+    scheduler: str = ""
+    truth: str = ""
+    batch: str = "i = torch.randint(0, len(X), (BATCH,))\nx, y = X[i], Y[i]"
+    loader: bool = False
+    forward: str = "out = model(x)"
+    loss: str = "loss = F.cross_entropy(out, y)"
+    clear: str = "optimizer.zero_grad()"
+    backward: str = "loss.backward()"
+    clip: str = ""
+    update: str = "optimizer.step()"
+    after: str = ""
+    watch: str = ""
+    log: str = ""
+    end: str = ""
+    told: list[str] = field(default_factory=list)
+    hidden: str = ""
+    probe: str = "X[:256]"
+    classes: int = 0
+    steps: int = 400
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def body(self) -> str:
+        """The statements of one step, after the batch."""
+        return lines(
+            self.forward, self.loss, self.clear, self.backward, self.clip, self.update, self.after,
+            "losses.append(loss.item())", self.watch, self.log,
+        )  # fmt: skip
+
+    @property
+    def setup(self) -> str:
+        """The statements before the loop."""
+        return lines(
+            self.data, self.build, self.adjust, self.optimizer, self.scheduler, "losses = []", self.truth
+        )  # fmt: skip
+
+    @property
+    def ending(self) -> str:
+        """The statements after the loop; the last one prints what the program knows of itself."""
+        told = ", ".join([*self.told, "'first': first", "'last': last", "'steps': len(losses)"])
+        return lines(
+            "n = max(len(losses) // 20, 1)",
+            "first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n",
+            self.end,
+            f"print('TRUTH', json.dumps({{{told}}}))",
+        )
+
+
+def lines(*parts: str) -> str:
+    """The parts that are not empty, one below the other."""
+    return "\n".join(filter(None, parts))

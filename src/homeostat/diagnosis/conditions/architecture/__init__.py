@@ -1,0 +1,1 @@
+"""Conditions of single layers: attention and normalisation."""

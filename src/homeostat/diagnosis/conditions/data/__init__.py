@@ -1,0 +1,1 @@
+"""Conditions of the data: its scale and its order."""

@@ -1,0 +1,1 @@
+"""Conditions of the optimisation: loss, gradients, curvature."""

@@ -1,0 +1,1 @@
+"""Conditions of lost plasticity: units, rank, slow learning."""

@@ -1,0 +1,1 @@
+"""Conditions of a policy that is trained by rewards."""

@@ -1,0 +1,56 @@
+"""Advantages that teach nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from homeostat.core.component import Cite
+from homeostat.core.vital import NETWORK
+from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
+from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.history import History
+from homeostat.diagnosis.prescriptions import Remedy
+from homeostat.diagnosis.thresholds import limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroAdvantage(Condition):
+    """The constant factors of the loss (advantages) are zero on most steps, from the start on.
+
+    Within a group of completions that all get the same reward, the group-relative advantage is zero and so is the
+    gradient. A policy that has learned its task also has such groups, but not from the start.
+
+    Settings:
+        readings: products with a constant that must have been seen.
+        share: part of them that must be zero throughout, over the run and over its first quarter.
+    """
+
+    cite = Cite("Yu et al.", 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", "2503.14476")
+    explains = SYMPTOMS
+    explanation = (
+        "The advantages that weigh the log-probabilities are all zero on most steps: all samples of a group got the "
+        "same reward, so the gradient is zero and nothing is learned from them."
+    )
+    remedies = (
+        Remedy("check the reward function: does it tell good samples from bad ones at all?"),
+        Remedy("give partial credit, or easier prompts, so that samples of a group differ in reward"),
+        Remedy("sample more completions per prompt, and leave out groups without variance (dynamic sampling)"),
+    )
+    faults: ClassVar[Mapping[str, Facts]] = {
+        "rewards that never differ": Facts(
+            steps=500, loss=LossFacts(readings=40, weights=40, zero_weights=36, early_zero_weights=1.0)
+        ),
+    }
+    persistence: int = 1
+    readings: float = limit(20, "policy: a few groups without variance are usual", unit="readings")
+    share: float = limit(0.6, "policy: most steps teach nothing", ease=0.8, high=1.0, unit="of readings")
+
+    def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
+        loss = facts.loss
+        few = loss.weights < self.readings or loss.zero_weights < self.share * loss.weights
+        if few or not loss.early_zero_weights >= self.share:
+            return {}
+        text = f"the advantages were zero for the whole batch in {loss.zero_weights} of {loss.weights} losses looked at"
+        return {NETWORK: Sign("warning", text, {"zero": loss.zero_weights, "of": loss.weights})}

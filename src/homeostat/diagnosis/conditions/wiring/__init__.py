@@ -1,0 +1,1 @@
+"""Conditions of a wrongly wired script."""

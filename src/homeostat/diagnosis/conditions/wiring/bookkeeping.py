@@ -1,0 +1,95 @@
+"""Parameters that nothing trains, and runs without optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from homeostat.core.finding import Severity
+from homeostat.core.snapshot import layer_of
+from homeostat.core.vital import NETWORK
+from homeostat.diagnosis.condition import Condition, Sign
+from homeostat.diagnosis.facts import Facts
+from homeostat.diagnosis.history import History
+from homeostat.diagnosis.prescriptions import Remedy
+from homeostat.diagnosis.sources import TRAINCHECK
+from homeostat.diagnosis.thresholds import limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrainedParameters(Condition):
+    """Parameters that require a gradient but never move: no optimizer holds them, or their gradient is always None.
+
+    A parameter without optimizer that receives gradients is a warning. One that receives none may be a target network
+    or an averaged copy, and is information only.
+
+    Settings:
+        steps: optimizer steps before it is judged, because a head may first be used later.
+    """
+
+    cite = TRAINCHECK
+    explanation = "These parameters keep their initial values: whatever depends on them is random features."
+    remedies = (
+        Remedy("pass them to the optimizer (build it after the last layer), or set requires_grad_(False)"),
+        Remedy("keep layers in nn.ModuleList or nn.ModuleDict instead of a plain list or dictionary"),
+        Remedy("look for a detach(), a no_grad() or a branch of forward that is never taken"),
+    )
+    faults: ClassVar[Mapping[str, Facts]] = {
+        "parameters without optimizer": Facts(steps=1200, unoptimized=("fc2.weight",), no_gradient=("fc1.bias",)),
+    }
+    persistence: int = 1
+    steps: float = limit(50, "policy: a head used only now and then has had its turn by then", unit="steps")
+
+    def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
+        if facts.steps < self.steps and not facts.ended:
+            return {}
+        signs = _by_layer(facts.idle, "info", "no optimizer holds it and it receives no gradient")
+        unseen = facts.no_gradient if facts.steps else ()
+        signs |= _by_layer(unseen, "warning", "an optimizer holds it, but its gradient was always None")
+        hidden = "it is in a plain list or dictionary, where parameters() does not find it, and nothing trains it"
+        signs |= _by_layer(facts.loss.unheld, "warning", hidden)
+        signs |= _by_layer(facts.unoptimized, "warning", "it receives gradients, but no optimizer holds it")
+        if facts.outside.stale:
+            what = ", ".join(facts.outside.stale)
+            why = f"{what} have no gradient and are in no module: it was built before the layers were replaced"
+            signs[NETWORK] = Sign("warning", why, {"why": why})
+        return signs
+
+
+def _by_layer(names: Iterable[str], severity: Severity, why: str) -> dict[str, Sign]:
+    grouped: dict[str, list[str]] = {}
+    for name in names:
+        grouped.setdefault(layer_of(name), []).append(name)
+    return {
+        layer: Sign(severity, f"{', '.join(sorted(own))}: {why}", {"parameters": len(own), "why": why})
+        for layer, own in grouped.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptimizerStep(Condition):
+    """There are backward passes but no optimizer step, and the parameters never change.
+
+    Settings:
+        backwards: backward passes before it is judged, because gradients may be accumulated; one at the end of a run.
+    """
+
+    cite = TRAINCHECK
+    explanation = "Gradients are computed and never used: optimizer.step() is not called, or not through torch.optim."
+    remedies = (Remedy("call optimizer.step() after backward()"),)
+    faults: ClassVar[Mapping[str, Facts]] = {
+        "no optimizer step": Facts(steps=0, backwards=100_000, ended=True),
+    }
+    persistence: int = 1
+    backwards: float = limit(256, "policy: more micro-batches than anyone accumulates over", unit="backward passes")
+
+    def clock(self, history: History, facts: Facts) -> int:
+        return facts.backwards
+
+    def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
+        enough = facts.backwards >= self.backwards or (facts.ended and facts.backwards > 0)
+        if facts.steps or facts.skipped_steps or facts.outside.by_hand or facts.outside.optimizers or not enough:
+            return {}
+        text = f"{facts.backwards} backward passes and not one optimizer step"
+        return {NETWORK: Sign("warning", text, {"backwards": facts.backwards})}

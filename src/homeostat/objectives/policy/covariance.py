@@ -1,0 +1,186 @@
+"""Clip-Cov and KL-Cov: drop or penalise the few tokens that reduce entropy most.
+
+The tokens are selected over the whole batch, so a split into micro-batches changes nothing. The threshold lies halfway
+between the last selected token and the first other one, so rounding in the second forward pass does not change the
+selection. Tokens equal to the last selected one are selected too: a choice among them would depend on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from homeostat.core.component import Cite, knob
+from homeostat.core.objective import Batch, Field, Knobs, Losses, Objective, Stats, counted, log_probability
+from homeostat.core.tensors import Reducers, broadcast_knob
+from homeostat.objectives.policy.policy_gradient import TOKENS, Surrogate, counting, per_token, surrogate, told
+
+CITE = Cite.of("entropy-mechanism")
+_RECIPE = "the authors' released recipe for 7B"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCov(Objective):
+    """The clipped surrogate without the gradient of a few random tokens of high covariance.
+
+        cov_i = (log pi_i - mean log pi) * (A_i - mean A)
+        candidates: lower < cov_i < upper, and not already clipped
+        dropped: max(1, floor(fraction * tokens)) of the candidates, drawn at random
+
+    The field `noise` (uniform, one number per token, for example from `Draw.uniform`) decides the draw: the smallest
+    numbers are dropped. So the draw does not depend on the order or the split of the tokens.
+
+    >>> noise = torch.rand(1, 4, generator=torch.Generator().manual_seed(0))
+    >>> logp, old = torch.tensor([[-0.1, -0.1, -4.0, -4.0]]), torch.tensor([[-0.1, -0.1, -4.0, -4.0]])
+    >>> advantage, mask = torch.tensor([[1.0, 1.0, -1.0, -1.0]]), torch.ones(1, 4, dtype=torch.bool)
+    >>> batch = {"mask": mask, "logp": logp, "old_logp": old, "advantage": advantage, "noise": noise}
+    >>> sorted(ClipCov()(batch).values[0].tolist())
+    [-0.25, -0.25, 0.0, 0.25]
+    """
+
+    cite = CITE
+    fields: ClassVar[Mapping[str, Field]] = {**TOKENS, "noise": Field("token", "uniform", "mask")}
+    reducers: ClassVar[Reducers] = {
+        "tokens": "sum",
+        **dict.fromkeys(("logp", "advantage", "counts", "free", "noise"), "cat"),
+    }
+    fraction: float = knob(2e-4, high=1.0, unit="fraction of tokens", source=_RECIPE)
+    lower: float = knob(1.0, low=-1e30, unit="nats * advantage", source=_RECIPE)
+    upper: float = knob(5.0, low=-1e30, unit="nats * advantage", source=_RECIPE)
+    low: float = knob(1.0, high=1.0, unit="of the ratio", source=_RECIPE)
+    high: float = knob(1.0, unit="of the ratio", source=_RECIPE)
+
+    def measure(self, batch: Batch, knobs: Knobs) -> Stats:
+        parts = surrogate(batch, knobs["low"], knobs["high"])
+        noise = counted(batch["noise"], batch["mask"]).to(parts.ratio.dtype)
+        return {**_listed(batch, parts), "free": _flat(~parts.outside).to(noise.dtype), "noise": _flat(noise)}
+
+    def finish(self, partials: Stats, knobs: Knobs) -> Stats:
+        stats, cov = _centred(partials)
+        eligible = _between(cov, knobs) & (partials["free"] > 0) & (partials["counts"] > 0)
+        number = _number(knobs["fraction"], stats["tokens"]).minimum(eligible.sum(-1))
+        return {**stats, "cut": cut(partials["noise"].masked_fill(~eligible, torch.inf), number)}
+
+    def losses(self, batch: Batch, stats: Stats, knobs: Knobs) -> Losses:
+        parts = surrogate(batch, knobs["low"], knobs["high"])
+        cov = _covariance(batch, parts, stats)
+        drawn = counted(batch["noise"], batch["mask"]).to(cov.dtype) <= broadcast_knob(stats["cut"], cov)
+        dropped = drawn & _between(cov, knobs) & ~parts.outside & batch["mask"]
+        values = per_token(counted(parts.clipped, ~dropped), batch, stats)
+        return Losses(values, _told(parts, cov, dropped, batch, stats))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLCov(Objective):
+    """The policy gradient with a penalty beta * |log pi_old - log pi| on the tokens of highest covariance.
+
+        cov_i = (log pi_i - mean log pi) * (A_i - mean A)
+        L = mean over tokens of  -r A + [cov_i among the highest] * beta * |log pi_old - log pi|
+
+    with max(1, floor(fraction * tokens)) penalised tokens. The surrogate is not clipped. In the first update after
+    sampling pi = pi_old, so the penalty has no gradient; it acts from the second update on the same rollouts.
+
+    >>> logp, old = torch.tensor([[-0.5, -0.1, -4.0, -4.0]]), torch.tensor([[-0.5, -0.6, -4.0, -4.0]])
+    >>> advantage, mask = torch.tensor([[0.0, 0.0, 0.0, -1e-9]]), torch.ones(1, 4, dtype=torch.bool)
+    >>> batch = {"mask": mask, "logp": logp, "old_logp": old, "advantage": advantage}
+    >>> KLCov(fraction=0.5)(batch).values[0].round(decimals=6).tolist()
+    [0.0, 0.125, 0.0, 0.0]
+    """
+
+    name = "kl-cov"
+    cite = CITE
+    fields: ClassVar[Mapping[str, Field]] = TOKENS
+    reducers: ClassVar[Reducers] = {
+        "tokens": "sum",
+        **dict.fromkeys(("logp", "advantage", "counts"), "cat"),
+    }
+    fraction: float = knob(2e-3, high=1.0, unit="fraction of tokens", source=_RECIPE)
+    beta: float = knob(1.0, neutral=0.0, unit="advantage per nat", source=_RECIPE)
+
+    def measure(self, batch: Batch, knobs: Knobs) -> Stats:
+        return _listed(batch, _unclipped(batch))
+
+    def finish(self, partials: Stats, knobs: Knobs) -> Stats:
+        stats, cov = _centred(partials)
+        return {**stats, "cut": cut(_ranked(cov, partials["counts"] > 0), _number(knobs["fraction"], stats["tokens"]))}
+
+    def losses(self, batch: Batch, stats: Stats, knobs: Knobs) -> Losses:
+        parts = _unclipped(batch)
+        cov = _covariance(batch, parts, stats)
+        held = (-cov <= broadcast_knob(stats["cut"], cov)) & batch["mask"]
+        penalty = broadcast_knob(knobs["beta"], cov) * counted(parts.log_ratio.abs(), held)
+        return Losses(per_token(parts.plain + penalty, batch, stats), _told(parts, cov, held, batch, stats))
+
+
+def cut(keys: Tensor, number: Tensor) -> Tensor:
+    """Threshold below which the `number` smallest keys lie, halfway to the next key.
+
+    Args:
+        keys: [*R, M]; inf for tokens that cannot be selected.
+        number: number of keys below it, [*R]; 0 gives -inf.
+
+    >>> cut(torch.tensor([3.0, 1.0, 2.0]), torch.tensor(2)).item()
+    2.5
+    """
+    ranked = torch.cat([keys, torch.full_like(keys[..., :1].sum(-1, keepdim=True), torch.inf)], -1).sort(-1).values
+    number = number.to(torch.int64)
+    ends = [ranked.gather(-1, (number + step).clamp(0, keys.shape[-1])[..., None])[..., 0] for step in (-1, 0)]
+    return torch.where(number > 0, (ends[0] + ends[1]) / 2, -torch.inf)
+
+
+def _number(fraction: Tensor, tokens: Tensor) -> Tensor:
+    """max(1, floor(fraction * tokens)), at most `tokens`."""
+    wanted = torch.floor(fraction.to(tokens.device) * tokens.to(torch.float64)).clamp(min=1)
+    return wanted.minimum(tokens.to(torch.float64))
+
+
+def _unclipped(batch: Batch) -> Surrogate:
+    free = torch.tensor(torch.inf)
+    return surrogate(batch, free, free)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.flatten(-2)
+
+
+def _listed(batch: Batch, parts: Surrogate) -> Stats:
+    """The number of tokens, and per token what selects it: log-probability, advantage, mask."""
+    logp = log_probability(batch["logp"], batch["mask"])
+    lists = {"logp": logp, "advantage": parts.advantage, "counts": batch["mask"].to(logp.dtype)}
+    return {**counting(batch, logp), **{name: _flat(value) for name, value in lists.items()}}
+
+
+def _centred(partials: Stats) -> tuple[Stats, Tensor]:
+    """Number of tokens, the two means over the whole batch, and the covariance of every listed token, [*R, M]."""
+    tokens = partials["tokens"].clamp(min=1)
+    means = {f"mean {name}": partials[name].sum(-1) / tokens for name in ("logp", "advantage")}
+    stats = {"tokens": partials["tokens"], **means}
+    return stats, _product(partials["logp"], partials["advantage"], stats)
+
+
+def _product(logp: Tensor, advantage: Tensor, stats: Stats) -> Tensor:
+    return (logp - broadcast_knob(stats["mean logp"], logp)) * (
+        advantage - broadcast_knob(stats["mean advantage"], advantage)
+    )
+
+
+def _covariance(batch: Batch, parts: Surrogate, stats: Stats) -> Tensor:
+    """Covariance of every token of a micro-batch about the means of the whole batch, without gradient."""
+    return _product(log_probability(batch["logp"], batch["mask"]).detach(), parts.advantage, stats)
+
+
+def _between(cov: Tensor, knobs: Knobs) -> Tensor:
+    return (cov > broadcast_knob(knobs["lower"], cov)) & (cov < broadcast_knob(knobs["upper"], cov))
+
+
+def _ranked(cov: Tensor, counts: Tensor) -> Tensor:
+    return (-cov).masked_fill(~counts, torch.inf)
+
+
+def _told(parts: Surrogate, cov: Tensor, chosen: Tensor, batch: Batch, stats: Stats) -> dict[str, Tensor]:
+    found = {"covariance": cov, "chosen fraction": chosen.to(cov.dtype)}
+    return {**told(parts, batch, stats), **{name: per_token(v, batch, stats) for name, v in found.items()}}

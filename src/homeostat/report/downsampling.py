@@ -1,0 +1,95 @@
+"""Order of the lines of a chart, and reduction of their points. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from homeostat.record.reader import Points
+
+MOST_POINTS = 2000
+FEWEST_POINTS = 60
+PAGE_POINTS = 300_000
+"""Maximum number of points on the page: about 5 MB of text."""
+
+
+def points_per_line(lines: int) -> int:
+    """Maximum number of points per line on a page with `lines` lines."""
+    return max(FEWEST_POINTS, min(MOST_POINTS, PAGE_POINTS // max(lines, 1)))
+
+
+def thinned(points: Points, most: int) -> Points:
+    """At most `most` points, including the first, the last, and all local extremes.
+
+    The line is split into blocks of equal size. Each block keeps its minimum and its maximum in their places. A block
+    with missing values keeps one of them, so that gaps stay visible.
+    """
+    if len(points) <= most:
+        return points
+    stretches = max(1, (most - 2) // 3)
+    kept = {0, len(points) - 1}
+    for block in np.array_split(np.arange(len(points)), stretches):
+        values = np.array([math.nan if points[i][1] is None else points[i][1] for i in block], dtype=float)
+        missing = np.isnan(values)
+        if missing.any():
+            kept.add(int(block[missing.argmax()]))
+        if not missing.all():
+            kept |= {int(block[np.nanargmin(values)]), int(block[np.nanargmax(values)])}
+    return [points[i] for i in sorted(kept)]
+
+
+def worst_first(layers: Mapping[str, Points], worse: str, named: Collection[str] = ()) -> list[str]:
+    """Layers sorted by importance for the reader.
+
+    Layers named by a finding come first. The others are sorted by the median of their last five values in the direction
+    `worse` ("neither": by the size of the change). Layers without a value come last. Ties keep the network's order.
+    """
+
+    def key(layer: str) -> tuple[bool, float]:
+        values = [v for _, v in layers[layer] if v is not None]
+        return layer not in named, _badness(values, worse)
+
+    return sorted(layers, key=key)
+
+
+def _badness(values: Sequence[float], worse: str) -> float:
+    if not values:
+        return math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        late, early = float(np.median(values[-5:])), float(np.median(values[:5]))
+    if worse == "higher":
+        return -late
+    if worse == "lower":
+        return late
+    return -abs(late - early) if math.isfinite(late - early) else -math.inf
+
+
+def decades(layers: Mapping[str, Points]) -> float:
+    """Powers of ten that the values span; 0 if a logarithmic axis would hide too many (zero or negative values).
+
+    The smallest 2% of the values are ignored, so that a single tiny value does not change the axis.
+    """
+    values = np.array([v for line in layers.values() for _, v in line if v is not None and math.isfinite(v)])
+    positive = values[values > 0]
+    if positive.size < 2 or (values < 0).any() or (values == 0).mean() > 0.2:
+        return 0.0
+    low, high = np.quantile(np.log10(positive), [0.02, 1.0])
+    return float(high - low)
+
+
+def binned(steps: Sequence[int], texts: Sequence[str], last: int, most: int = 120) -> list[tuple[float, str]]:
+    """At most `most` marks. Overlapping marks are merged into one that lists its members."""
+    width = max(1.0, (last + 1) / most)
+    cells: dict[int, list[int]] = {}
+    for i, step in enumerate(steps):
+        cells.setdefault(int(step / width), []).append(i)
+    marks = []
+    for members in cells.values():
+        at = [steps[i] for i in members]
+        said = [f"step {steps[i]:,}: {texts[i]}" for i in members[:3]]
+        if len(members) > 3:
+            said.append(f"and {len(members) - 3} more up to step {max(at):,}")
+        marks.append((sum(at) / len(at) if len(at) > 1 else at[0], "\n".join(said)))
+    return marks

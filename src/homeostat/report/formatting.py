@@ -1,0 +1,174 @@
+"""Text and numbers about a run, shared by the page and the terminal. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homeostat.core.finding import SEVERITIES, Finding, JournalEntry, Prescription
+from homeostat.record.reader import Failure, FindingEvent, RunMeta
+
+MARKS = {"critical": "▲", "warning": "◆", "info": "●"}
+"""One symbol per severity, so that colour is not the only difference."""
+
+NEEDED = frozenset({"starting", "diagnosis"})
+"""Parts of Homeostat without which there is no diagnosis; without others it is incomplete."""
+
+STATUS = {
+    "running": "still running",
+    "finished": "finished",
+    "failed": "ended with an error",
+    "interrupted": "was interrupted",
+    "unfinished": "not closed: its process no longer exists",
+}
+
+
+def figure(value: Any) -> str:
+    """A value as text: four significant digits, whole numbers in full, "-" for a missing value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage; "unknown" for None."""
+    return "unknown" if fraction is None else f"{fraction:.2%}" if fraction < 0.1 else f"{fraction:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text in seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(utc: str | None) -> str:
+    """`2026-01-02T03:04:05.678+00:00` as `2026-01-02 03:04:05 UTC`."""
+    return f"{utc[:19].replace('T', ' ')} UTC" if utc else "-"
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings sorted by severity, worst first, then by `since_step`."""
+    return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.since_step))
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """Text such as `1 critical finding, 2 warnings and 1 note`; "" if there are no findings."""
+    words = {"critical": "critical finding", "warning": "warning", "info": "note"}
+    parts = []
+    for severity in reversed(SEVERITIES):
+        if number := sum(f.severity == severity for f in findings):
+            parts.append(f"{number} {words[severity]}{'s' * (number > 1)}")
+    return listed(parts)
+
+
+def health(findings: Sequence[Finding], steps: int, measured: bool, failed: Sequence[Failure] = ()) -> str:
+    """The state of a run as one word: "critical", "warning", "info", "healthy" or "unknown".
+
+    Args:
+        measured: the record holds values of vitals.
+        failed: parts of Homeostat that failed. Without findings, the state of such a run is unknown.
+    """
+    if findings:
+        return ranked(findings)[0].severity
+    return "healthy" if steps and measured and not failed else "unknown"
+
+
+def headline(findings: Sequence[Finding], meta: RunMeta, measured: bool, failed: Sequence[Failure] = ()) -> str:
+    """The state of a run in one or two plain sentences; see `health`."""
+    if not failed:
+        return _found(findings, meta, measured)
+    missing = not_diagnosed(failed)
+    return f"{_found(findings, meta, measured)} {missing}" if findings else missing
+
+
+def not_diagnosed(failed: Sequence[Failure]) -> str:
+    """What failed inside Homeostat, and that the diagnosis is missing or incomplete for that reason."""
+    parts = [f"{one.part} failed at step {one.step:,} ({one.why})" for one in failed]
+    what = "Not diagnosed" if any(one.part in NEEDED for one in failed) else "Not fully diagnosed"
+    return f"{what}: {'; '.join(parts)}."
+
+
+def _found(findings: Sequence[Finding], meta: RunMeta, measured: bool) -> str:
+    kind = health(findings, meta.steps, measured)
+    if kind == "unknown" and not meta.steps:
+        return "No optimizer step was seen, so there is nothing to say about this run."
+    if kind == "unknown":
+        return "No vital was measured, so nothing can be said about this run's health."
+    if kind == "healthy":
+        return f"Healthy: none of the known conditions was found in {meta.steps:,} steps."
+    if kind == "info":
+        return f"Nothing to worry about in {meta.steps:,} steps: {counted(findings)}."
+    worst = ranked(findings)[0]
+    return f"{counted(findings)}: {worst.condition}{within(worst.layers)} since step {worst.since_step:,}.".capitalize()
+
+
+def within(layers: Sequence[str], most: int = 3) -> str:
+    """Text such as ` in fc1, fc2 and 4 more`; "" for the whole network."""
+    return f" in {listed(layers, most)}" if layers else ""
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first `most` names, and the number of further names."""
+    rest = len(names) - most
+    parts = [*names[:most], f"{rest} more"] if rest > 0 else list(names)
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else ""]))
+
+
+def evidence_text(finding: Finding) -> str:
+    """The sentence of a finding's evidence, or its numbers if it has no sentence."""
+    said = finding.evidence.get("text")
+    return str(said) if said else ", ".join(f"{name} {value}" for name, value in evidence_numbers(finding).items())
+
+
+def evidence_numbers(finding: Finding) -> dict[str, str]:
+    """The scalar numbers of a finding's evidence by readable name."""
+    plain = {k: v for k, v in finding.evidence.items() if k not in ("text", "by_layer")}
+    return {name.replace("_", " "): _value(value) for name, value in plain.items()}
+
+
+def evidence_by_layer(finding: Finding) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a finding's numbers per layer; empty for fewer than two layers."""
+    layers = finding.evidence.get("by_layer")
+    if not isinstance(layers, Mapping):
+        return [], []
+    known = {layer: numbers for layer, numbers in layers.items() if isinstance(numbers, Mapping)}
+    if len(known) < 2:
+        return [], []
+    names = list(dict.fromkeys(n for numbers in known.values() for n in numbers))
+    rows = [[layer, *(_value(numbers.get(n)) for n in names)] for layer, numbers in known.items()]
+    return ["layer", *(n.replace("_", " ") for n in names)], rows
+
+
+def grounds(prescription: Prescription) -> str:
+    """The study that supports a prescription, and its verdict."""
+    if prescription.study and prescription.verdict != "untested":
+        return f"study {prescription.study}: {prescription.verdict}"
+    return f"study {prescription.study}: not run yet" if prescription.study else "untested"
+
+
+def journal_line(entry: JournalEntry) -> str:
+    """A journal entry in one line."""
+    change = f" ({figure(entry.before)} → {figure(entry.after)})" if (entry.before, entry.after) != (None, None) else ""
+    where = f" {entry.where}" if entry.where else ""
+    why = f": {entry.why}" if entry.why else ""
+    return f"{entry.component} {entry.action}{where}{change}{why}"
+
+
+def gone(events: Sequence[FindingEvent]) -> list[FindingEvent]:
+    """The events of resolved findings, newest last."""
+    return [event for event in events if event.event == "gone"]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_value(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(v) for v in value)
+    return figure(value)

@@ -1,0 +1,1 @@
+"""The one place that changes parameters, gradients, buffers, modules and optimizer state."""

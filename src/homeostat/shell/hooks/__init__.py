@@ -1,0 +1,1 @@
+"""Torch's optimizer-step and backward hooks, one set for the process."""

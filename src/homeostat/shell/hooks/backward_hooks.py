@@ -1,0 +1,198 @@
+"""Record the loss of a step: the scalars on which `backward()` is called.
+
+`torch.autograd.backward` (which `Tensor.backward` calls) and `GradScaler.scale` and `step` are wrapped while there are
+subscribers. A scaled loss is recorded unscaled.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import Optimizer
+
+from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.torch_internals import is_plain, modes_active, scaler_state, unseen, without_modes
+
+_UNKNOWN: tuple[weakref.ref[Tensor] | None, Tensor | None] = (None, None)
+
+
+class BackwardHooks:
+    """Collects the scalars on which backward was called since the last `take`.
+
+    With several optimizers the losses belong to the one that steps next.
+
+    Attributes:
+        backwards: number of backward passes.
+        on_backward: functions called with every loss before its backward pass; they return at once if nothing is due.
+        on_error: called with an internal error in a wrapped function.
+        on_skipped: called with the optimizer whose step a GradScaler skipped.
+    """
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._pending: list[Tensor] = []
+        self._unscaled: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._originals: dict[str, Callable[..., Any]] = {}
+        self.on_skipped: list[Callable[[Optimizer], None]] = []
+        self.on_backward: list[Callable[[Tensor], None]] = []
+        self.on_error: list[Callable[[Exception], None]] = []
+        self._ticks = 0
+        self._taken: tuple[int | None, Tensor | None] = (None, None)
+        self._scalers: weakref.WeakSet[GradScaler] = weakref.WeakSet()
+        self.backwards = 0
+
+    def subscribe(self) -> None:
+        """Start collecting; wraps torch's functions for the first user."""
+        self._users += 1
+        if self._users == 1:
+            self._wrap()
+
+    def unsubscribe(self) -> None:
+        """Stop collecting; restores torch's functions after the last user."""
+        self._users = max(self._users - 1, 0)
+        if self._users == 0 and self._originals:
+            torch.autograd.backward = self._originals.pop("backward")
+            GradScaler.scale = self._originals.pop("scale")  # type: ignore[method-assign]
+            GradScaler.step = self._originals.pop("step")  # type: ignore[method-assign]
+            self._pending.clear()
+            self._unscaled.clear()
+            self._taken = (None, None)
+            self._scalers.clear()
+
+    def still_scaled(self, optimizer: Optimizer) -> bool:
+        """Whether losses are scaled and `unscale_` was not called for this optimizer's gradients."""
+        scalers = [s for s in self._scalers if s.is_enabled()]
+        return bool(scalers) and not any(scaler_state(s, optimizer).get("stage") is OptState.UNSCALED for s in scalers)
+
+    def overflowed(self, optimizer: Optimizer) -> bool:
+        """Whether `unscale_` found gradients of this optimizer that are not finite."""
+        states = [scaler_state(s, optimizer) for s in self._scalers]
+        flags = [flag for state in states for flag in state.get("found_inf_per_device", {}).values()]
+        return any(bool(flag) for flag in flags)
+
+    def take(self, tick: int | None = None) -> Tensor | None:
+        """The sum of the losses since the last call, 0-dim and detached; None if there were none.
+
+        Args:
+            tick: of `STEP_HOOKS`; a second call at the same tick (from another run) returns the same.
+        """
+        if tick is not None and tick == self._taken[0]:
+            return self._taken[1]
+        self._ticks += 1
+        pending, self._pending = self._pending, []
+        if self._unscaled:
+            self._unscaled.clear()
+        total = None
+        if pending:
+            total = pending[0] if len(pending) == 1 else stacked(pending, pending[-1].device).sum()
+        self._taken = (tick, total)
+        return total
+
+    def _failed(self, error: Exception) -> None:
+        """Report an internal error; it must not interrupt `backward` or `step` of the script."""
+        for tell in tuple(self.on_error):
+            tell(error)
+
+    def _see(self, tensors: Any) -> None:
+        roots = (tensors,) if isinstance(tensors, Tensor) else tensors
+        self.backwards += 1
+        if not isinstance(roots, Sequence):
+            return
+        if len(roots) == 1 and isinstance(roots[0], Tensor) and is_plain(roots[0]):
+            for tell in self.on_backward:
+                tell(roots[0])
+        for root in roots:
+            if isinstance(root, Tensor) and is_plain(root) and root.numel() == 1 and not root.is_complex():
+                self._keep(root)
+
+    def _see_one(self, loss: Tensor) -> None:
+        """Like `_see`, for the usual case of a 0-dim loss."""
+        self.backwards += 1
+        if is_plain(loss):
+            for tell in self.on_backward:
+                tell(loss)
+            if not loss.is_complex():
+                self._keep(loss)
+
+    def _keep(self, loss: Tensor) -> None:
+        """Store a scalar loss, unscaled."""
+        ref, plain = self._unscaled.get(id(loss), _UNKNOWN) if self._unscaled else _UNKNOWN
+        value = loss if plain is None or ref is None or ref() is not loss else plain
+        self._pending.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
+        if len(self._pending) > 64:  # without a step, keep only the latest
+            del self._pending[:-64]
+
+    def _wrap(self) -> None:
+        backward, scale, step = torch.autograd.backward, GradScaler.scale, GradScaler.step
+        self._originals = {"backward": backward, "scale": scale, "step": step}
+
+        @functools.wraps(backward)
+        def seen_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            try:  # enters no context if none is needed, because this runs in every step
+                if type(tensors) is Tensor and tensors.ndim == 0 and not modes_active():
+                    self._see_one(tensors)
+                else:
+                    with unseen():
+                        self._see(tensors)
+            except Exception as error:
+                pass_on(error)
+                self._failed(error)
+            return backward(tensors, *args, **kwargs)
+
+        @functools.wraps(scale)
+        def seen_scale(scaler: GradScaler, outputs: Any) -> Any:
+            scaled = scale(scaler, outputs)
+            try:
+                with unseen():
+                    self._scalers.add(scaler)
+                    if isinstance(scaled, Tensor) and isinstance(outputs, Tensor):
+                        self._unscaled[id(scaled)] = (weakref.ref(scaled), outputs.detach())
+            except Exception as error:
+                pass_on(error)
+                self._failed(error)
+            return scaled
+
+        @functools.wraps(step)
+        def seen_step(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            before = self._ticks
+            result = step(scaler, optimizer, *args, **kwargs)
+            if self._ticks == before:
+                try:
+                    with without_modes():
+                        self.take()
+                        for tell in self.on_skipped:
+                            tell(optimizer)
+                except Exception as error:
+                    pass_on(error)
+                    self._failed(error)
+            return result
+
+        torch.autograd.backward = seen_backward
+        GradScaler.scale = seen_scale  # type: ignore[method-assign]
+        GradScaler.step = seen_step  # type: ignore[method-assign]
+
+
+def stacked(losses: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Losses [n] in float32, on one device."""
+    return torch.stack([loss.to(device, torch.float32) for loss in losses])
+
+
+def found_overflow(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler tells a fused optimizer to skip this step."""
+    flag = getattr(optimizer, "found_inf", None)
+    return isinstance(flag, Tensor) and bool(torch.count_nonzero(flag))
+
+
+BACKWARD_HOOKS = BackwardHooks()
+"""The collector of the process."""
+
+
+def overflowed(optimizer: Optimizer) -> bool:
+    """Whether this step will be skipped because a GradScaler found a gradient that is not finite."""
+    return found_overflow(optimizer) or BACKWARD_HOOKS.overflowed(optimizer)

@@ -1,0 +1,1 @@
+"""`homeostat run`: a script in this process, observed."""

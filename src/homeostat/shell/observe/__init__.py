@@ -1,0 +1,1 @@
+"""Reading activations, probes and twins, and measuring vitals."""

@@ -1,0 +1,101 @@
+"""The outputs and targets that the losses of a run compare, over time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from homeostat.shell.hooks.loss_graph import Criterion
+
+RECENT = 5
+"""Number of readings whose median is the present value."""
+FEWEST = 8
+"""Smallest number of outputs that are compared with each other."""
+MOST = 4096
+"""Largest number of outputs that are looked at."""
+
+
+@dataclass(frozen=True)
+class OutputReading:
+    """The outputs and targets of one loss.
+
+    Args:
+        spread: standard deviation of the outputs within a batch: of log-probabilities (mean of the classes), logits,
+            or of numbers over that of their targets.
+        share: share of the class that is predicted most often; NaN for numbers.
+        label_share: share of the most frequent class in the targets; NaN for numbers.
+        size, offset: root mean square of the targets, and their mean over their deviation; NaN for classes.
+        error: mean squared error over the variance of the targets; NaN for classes.
+    """
+
+    spread: float
+    share: float = math.nan
+    label_share: float = math.nan
+    size: float = math.nan
+    offset: float = math.nan
+    error: float = math.nan
+
+
+class OutputWitness:
+    """Keeps the latest readings."""
+
+    def __init__(self) -> None:
+        self._last: deque[OutputReading] = deque(maxlen=RECENT)
+
+    def see(self, compared: Sequence[Criterion]) -> None:
+        """Take in the comparisons of a loss: the first with enough outputs."""
+        for one in compared:
+            if (seen := read_outputs(one)) is not None:
+                self._last.append(seen)
+                return
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of `LossFacts` about outputs and targets."""
+        return {
+            "outputs": len(self._last),
+            "output_spread": self._middle("spread"),
+            "output_share": self._middle("share"),
+            "output_label_share": self._middle("label_share"),
+            "target_size": self._middle("size"),
+            "target_offset": self._middle("offset"),
+            "target_error": self._middle("error"),
+        }
+
+    def _middle(self, name: str) -> float:
+        return median([getattr(seen, name) for seen in self._last]) if self._last else math.nan
+
+
+def read_outputs(one: Criterion) -> OutputReading | None:
+    """What outputs and targets are like; None for fewer than `FEWEST` of them."""
+    scores, targets = one.scores.detach(), one.targets.detach()
+    if one.kind == "classes":
+        if scores.ndim > 2:
+            scores, targets = scores.movedim(1, -1).flatten(0, -2), targets.flatten()
+        kept = (targets != one.ignored).nonzero()[:MOST, 0]
+        scores, targets = scores[kept].float(), targets[kept]
+        if len(scores) < FEWEST or scores.ndim != 2:
+            return None
+        share, label_share = (
+            float(torch.bincount(classes, minlength=1).max()) / len(classes) for classes in (scores.argmax(1), targets)
+        )
+        return OutputReading(float(scores.clamp_min(-100.0).std(0).mean()), share, label_share)
+    scores, targets = scores.flatten()[:MOST].float(), targets.flatten()[:MOST].float()
+    if len(scores) < FEWEST or scores.shape != targets.shape:
+        return None
+    if one.kind == "binary":
+        share = float((scores > one.middle).float().mean())
+        label_share = float(targets.mean())
+        logits = torch.logit(scores, 1e-6) if one.middle else scores
+        return OutputReading(float(logits.std()), max(share, 1 - share), max(label_share, 1 - label_share))
+    deviation = float(targets.std())
+    if not deviation > 0:
+        return None
+    error = float((scores - targets).square().mean()) / deviation**2
+    size, offset = float(targets.square().mean().sqrt()), abs(float(targets.mean())) / deviation
+    return OutputReading(float(scores.std()) / deviation, size=size, offset=offset, error=error)

@@ -1,0 +1,1 @@
+"""A run: networks, treatments, controllers and the record around one optimizer step."""

@@ -1,0 +1,78 @@
+"""Facts of a run for the diagnosis, in addition to its vitals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from homeostat.diagnosis.facts import EarlierFacts, Facts, LossFacts, OptimizerFacts, OutsideFacts, PolicyFacts
+from homeostat.shell.network import Network
+
+
+def gather_facts(
+    networks: Sequence[tuple[Network, Mapping[str, int]]],
+    *,
+    steps: int,
+    ended: bool,
+    outside: OutsideFacts,
+    scaled: bool,
+    probe: bool,
+    backwards: int,
+    nonlinearity: Mapping[str, str],
+    batch_size: int | None,
+    loss: LossFacts,
+    earlier: EarlierFacts,
+    task_ends: Mapping[str, tuple[tuple[int, float], ...]],
+    policy: PolicyFacts,
+) -> Facts:
+    """The current facts of the networks.
+
+    Args:
+        networks: each with its layers' widths as captured; those the script has let go count only for their steps.
+        steps: of the network that has taken most.
+        ended: the run is over.
+        outside: what is trained outside of these networks.
+        scaled: a GradScaler is at work.
+        probe: a probe batch was given.
+        backwards: backward passes of this run.
+        nonlinearity: layer, with its network's label -> what its units do.
+        loss: what the graphs of the losses have shown.
+        earlier: what became of batches trained on earlier.
+        task_ends: layer of the loss -> (step, level before it) of its jumps.
+        policy: policies and values in the losses.
+        batch_size: rows of the smallest batch of activations seen last, None before any.
+    """
+    living = [network for network, _ in networks if network.alive]
+    unheld = [(network, *network.unheld()) for network in living]
+    return Facts(
+        steps=steps,
+        backwards=backwards,
+        ended=ended,
+        optimizers=tuple(_optimizer_facts(living)),
+        outside=outside,
+        unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
+        idle=tuple(n.named(name) for n, _, idle in unheld for name in idle),
+        no_gradient=tuple(n.named(name) for n in living for name in sorted(n.no_gradient)),
+        skipped_steps=sum(network.skipped for network, _ in networks),
+        loss_scaled=scaled,
+        resumed=any(network.resumed for network, _ in networks),
+        probe=probe,
+        batch_size=batch_size,
+        loss=loss,
+        earlier=earlier,
+        task_ends=dict(task_ends),
+        policy=policy,
+        rates={network.label: network.rate for network in living},
+        nonlinearity=dict(nonlinearity),
+        widths={network.named(k): w for network, widths in networks for k, w in widths.items()},
+    )
+
+
+def _optimizer_facts(networks: Sequence[Network]) -> list[OptimizerFacts]:
+    """Each network's optimizers; one that several networks share is marked where it comes again."""
+    found, counted = list[OptimizerFacts](), set[int]()
+    for network in networks:
+        for optimizer, facts in zip(network.optimizers, network.optimizer_facts(), strict=True):
+            found.append(replace(facts, shared=id(optimizer) in counted))
+            counted.add(id(optimizer))
+    return found

@@ -1,0 +1,1 @@
+"""Shared code of studies: harness, run cache, verdicts, tables and training loops."""

@@ -1,0 +1,1 @@
+"""One file per claim, in a folder per field."""

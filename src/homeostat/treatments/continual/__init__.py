@@ -1,0 +1,1 @@
+"""Treatments for streams of tasks."""

@@ -1,0 +1,1 @@
+"""Treatments that insert or replace normalisation layers."""

@@ -1,0 +1,1 @@
+"""Treatments that add a penalty to the gradient."""

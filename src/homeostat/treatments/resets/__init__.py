@@ -1,0 +1,1 @@
+"""Treatments that reset units or shrink weights."""

@@ -1,0 +1,1 @@
+"""Treatments that keep weights at zero."""

@@ -1,0 +1,1 @@
+"""Vitals of past and new tasks."""

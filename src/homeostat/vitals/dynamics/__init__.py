@@ -1,0 +1,1 @@
+"""Vitals of curvature and of twin runs."""

@@ -1,0 +1,1 @@
+"""Vitals of the loss, gradients, updates and weights."""
