@@ -28,6 +28,7 @@ RANK = Finding(
     ("fc2",),
     {"text": "effective rank of fc2 fell from 61.3 to 9.417", "now": 9.417, "start": 61.3},
     (Prescription("shrink the weights a little and add fresh noise", "shrink-and-perturb"),),
+    "dormant-units",
 )
 OSCILLATING = Finding(
     "oscillating-loss", "info", 600, (), {"text": "the loss swings by 12% around its mean", "swing": 0.1237}
@@ -77,7 +78,7 @@ def sick(folder=None):
     )
     record.set_findings(1900, [DORMANT, OSCILLATING])
     record.set_findings(2330, [OSCILLATING, DORMANT, RANK])
-    record.set_findings(3100, [RANK, DORMANT])
+    record.set_findings(3100, [DORMANT, RANK])
     for entry in JOURNAL:
         record.add_journal(entry)
     record.add_not_measured("sharpness", "no probe=(batch, loss_fn) was given")

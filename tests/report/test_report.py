@@ -110,8 +110,9 @@ def test_findings_stand_on_the_timeline_for_as_long_as_they_stood(sick_run, show
     assert finding_spans([], 10) == {}
 
 
-def test_the_worst_comes_first(shown):
+def test_the_cause_comes_first(shown):
     assert shown.text.index("dormant-units since step") < shown.text.index("rank-collapse since step")
+    assert "since step 2,310; follows from dormant-units" in shown.text
     assert [c["name"] for c in shown.data["charts"]] == ["loss", "dormant-units", "effective-rank", "gradient-norm"]
     assert "1 critical finding and 1 warning: dormant-units in fc1 and fc2 since step 1,200." in shown.text
 
@@ -269,5 +270,5 @@ def test_figures(value, text):
 
 
 def test_the_builders_hold_what_the_tests_say(sick_run):
-    assert [f.condition for f in sick_run.findings()] == [RANK.condition, DORMANT.condition]
+    assert [f.condition for f in sick_run.findings()] == [DORMANT.condition, RANK.condition]
     assert sick_run.journal() == JOURNAL and callable(fill)

@@ -37,6 +37,7 @@ class Finding:
         layers: affected layers; empty for the whole network.
         evidence: numbers, and one sentence under "text".
         prescriptions: the most promising first.
+        follows: the condition that explains this finding, or "" if no other finding does.
     """
 
     condition: str
@@ -45,6 +46,7 @@ class Finding:
     layers: tuple[str, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])
     prescriptions: tuple[Prescription, ...] = ()
+    follows: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The documented JSON form."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from homeostat.core.component import components
 from homeostat.core.finding import SEVERITIES, Finding
+from homeostat.diagnosis.causes import by_cause
 from homeostat.diagnosis.condition import Condition, Sign
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
@@ -96,17 +97,11 @@ class Diagnostician:
 
     @property
     def findings(self) -> list[Finding]:
-        """The current findings, most severe first; findings that follow from another come after it."""
-        grave = [f for f in self._found.values() if f.severity != "info"]
-        follows = {name for f in grave for name in self.conditions[f.condition].explains}
-
-        def place(f: Finding) -> tuple[bool, int, int, str]:
-            return f.condition in follows, -SEVERITIES.index(f.severity), f.since_step, f.condition
-
-        return sorted(self._found.values(), key=place)
+        """The current findings in the order of their causes; see `by_cause`."""
+        return by_cause(self._found.values(), {name: c.explains for name, c in self.conditions.items()})
 
     def update(self, history: History, facts: Facts) -> list[Finding]:
-        """Judge new readings since the last call, and return the current findings, most severe first."""
+        """Judge new readings since the last call, and return the current findings, causes first."""
         for witness in self.witnesses:
             witness(facts)
         ending = facts.ended and not self._ended

@@ -169,7 +169,7 @@ class HomeostatCallback(BaseCallback):
         return self._follow
 
     def findings(self) -> list[Finding]:
-        """The current findings, most severe first."""
+        """The current findings, causes before what follows from them."""
         return list(self._seen.run.findings)
 
     def vitals(self) -> dict[str, dict[str, Points]]:

@@ -102,7 +102,8 @@ def json_texts(value: Any) -> tuple[str, ...]:
 
 def finding(value: Any) -> Finding:
     """A finding as `Finding.to_json` describes it."""
-    data = _object(any_json(value), ("condition", "severity", "since_step", "layers", "evidence", "prescriptions"))
+    names = ("condition", "severity", "since_step", "layers", "evidence", "prescriptions", "follows")
+    data = _object({"follows": "", **_object(any_json(value))}, names)  # older records have no "follows"
     prescriptions = [_object(p, ("do", "treatment", "study", "verdict")) for p in _list(data["prescriptions"])]
     return Finding(
         text(data["condition"]),
@@ -111,6 +112,7 @@ def finding(value: Any) -> Finding:
         _texts(data["layers"]),
         _object(data["evidence"]),
         tuple(Prescription(*map(text, p.values())) for p in prescriptions),
+        text(data["follows"]),
     )
 
 

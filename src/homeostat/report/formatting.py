@@ -53,11 +53,6 @@ def moment(utc: str | None) -> str:
     return f"{utc[:19].replace('T', ' ')} UTC" if utc else "-"
 
 
-def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings sorted by severity, worst first, then by `since_step`."""
-    return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.since_step))
-
-
 def counted(findings: Sequence[Finding]) -> str:
     """Text such as `1 critical finding, 2 warnings and 1 note`; "" if there are no findings."""
     words = {"critical": "critical finding", "warning": "warning", "info": "note"}
@@ -76,7 +71,7 @@ def health(findings: Sequence[Finding], steps: int, measured: bool, failed: Sequ
         failed: parts of Homeostat that failed. Without findings, the state of such a run is unknown.
     """
     if findings:
-        return ranked(findings)[0].severity
+        return max((f.severity for f in findings), key=SEVERITIES.index)
     return "healthy" if steps and measured and not failed else "unknown"
 
 
@@ -105,8 +100,8 @@ def _found(findings: Sequence[Finding], meta: RunMeta, measured: bool) -> str:
         return f"Healthy: none of the known conditions was found in {meta.steps:,} steps."
     if kind == "info":
         return f"Nothing to worry about in {meta.steps:,} steps: {counted(findings)}."
-    worst = ranked(findings)[0]
-    return f"{counted(findings)}: {worst.condition}{within(worst.layers)} since step {worst.since_step:,}.".capitalize()
+    first = findings[0]
+    return f"{counted(findings)}: {first.condition}{within(first.layers)} since step {first.since_step:,}.".capitalize()
 
 
 def within(layers: Sequence[str], most: int = 3) -> str:

@@ -52,7 +52,7 @@ def page(reader: RunReader, title: str | None = None) -> str:
 
 def contents(reader: RunReader) -> dict[str, Any]:
     """Values for the page's template."""
-    meta, findings, journal = reader.meta, formatting.ranked(reader.findings()), reader.journal()
+    meta, findings, journal = reader.meta, reader.findings(), reader.journal()
     failed = reader.failures()
     reads = descriptions.condition_vitals()
     first = ["loss", *(name for f in findings for name in reads.get(f.condition, ()))]

@@ -19,14 +19,14 @@ NARROW = 100
 
 
 def findings_table(findings: Sequence[Finding], title: str | None = None) -> Table:
-    """Findings, worst first: condition, severity, first step, layers, evidence and prescriptions."""
+    """Findings in the given order: condition, severity, first step, layers, evidence and prescriptions."""
     table = Table(title=title, title_justify="left", show_lines=True, expand=False)
     table.add_column("finding", no_wrap=True)
     table.add_column("since step", justify="right", no_wrap=True)
     table.add_column("evidence", ratio=2, min_width=24, overflow="fold")
     table.add_column("what usually helps, and its study", ratio=5, min_width=30, overflow="fold")
-    for finding in formatting.ranked(findings):
-        name = Group(Text(finding.condition), severity(finding.severity))
+    for finding in findings:
+        name = Group(Text(finding.condition), severity(finding.severity), *_cause(finding))
         table.add_row(name, f"{finding.since_step:,}", _evidence(finding), _remedies(finding, 3))
     return table
 
@@ -34,10 +34,14 @@ def findings_table(findings: Sequence[Finding], title: str | None = None) -> Tab
 def findings_list(findings: Sequence[Finding]) -> RenderableType:
     """Findings as a list, for a narrow terminal."""
     parts: list[Text] = []
-    for finding in formatting.ranked(findings):
+    for finding in findings:
         head = Text.assemble(severity(finding.severity), f"  {finding.condition} since step {finding.since_step:,}")
-        parts += [head, _evidence(finding), _remedies(finding, 3), Text()]
+        parts += [head, *_cause(finding), _evidence(finding), _remedies(finding, 3), Text()]
     return Group(*parts[:-1])
+
+
+def _cause(finding: Finding) -> list[Text]:
+    return [Text(f"follows from {finding.follows}")] if finding.follows else []
 
 
 def severity(name: str) -> Text:

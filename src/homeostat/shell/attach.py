@@ -186,7 +186,7 @@ class AttachedRun:
         return self._run.steps
 
     def findings(self) -> list[Finding]:
-        """The current findings, most severe first."""
+        """The current findings, causes before what follows from them."""
         return list(self._run.findings)
 
     def vitals(self) -> dict[str, dict[str, Points]]:
