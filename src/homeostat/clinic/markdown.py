@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from homeostat.clinic.cures import as_table
 from homeostat.clinic.programs import ARCHITECTURES, FAULTS, VARIANTS
 from homeostat.clinic.split import DEVELOPMENT, HELD_OUT
 from homeostat.clinic.styles import STYLES
@@ -32,6 +33,13 @@ faults, other sizes and other hands are not covered.
 - **lead**: steps from the onset to the finding, median.
 """
 
+_CURES = """\
+Share of sick programs that were cured: the last loss is that of the same program without the fault, up to 5% of what
+that program gained. Programs in which the fault does no such harm are left out, and conditions that no treatment here
+is meant for. "Closed loop" is `--treat auto`; "random treatment" is one of all treatments of the table of remedies;
+"restart" is the program with other initial weights.
+"""
+
 
 def as_markdown(report: Mapping[str, Any], command: str) -> str:
     """The page."""
@@ -43,6 +51,8 @@ def as_markdown(report: Mapping[str, Any], command: str) -> str:
     )
     parts.append(f"## False alarms on healthy programs\n\n{_alarms(report)}")
     parts.append(f"## The programs\n\n{_contents()}")
+    if "cures" in report:
+        parts.append(f"## Treatment\n\n{_CURES}\n{as_table(report['cures'])}\n")
     if report["resplits"]:
         parts.append(f"## Other splits\n\n{_resplits(report['resplits'])}")
     return "\n".join(parts)

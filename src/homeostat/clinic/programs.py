@@ -79,6 +79,10 @@ class TrainingProgram:
         before.end = lines(before.end, draft.facts["before"])
         return STYLES[self.style](draft), STYLES[self.style](before)
 
+    def twin(self) -> tuple[str, str]:
+        """The same script without the fault."""
+        return STYLES[self.style](self._draft(fault=False)), ""
+
     @property
     def digest(self) -> str:
         """Of the texts: a stored result belongs to these and to no others."""

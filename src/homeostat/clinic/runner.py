@@ -49,14 +49,20 @@ def warm() -> None:
 
 def run_program(program: TrainingProgram, limit: float = LIMIT_SECONDS) -> Result:
     """Run one program in a child process and return what was found, whatever happens to it."""
+    return run_text(program.digest, program.name, *program.texts(), limit=limit)
+
+
+def run_text(
+    digest: str, name: str, text: str, before: str = "", treat: Sequence[str] = (), limit: float = LIMIT_SECONDS
+) -> Result:
+    """Run a script, after the earlier one that it continues ("" for none), with the treatments of `--treat`."""
     folder = Path(tempfile.mkdtemp(prefix="homeostat-clinic-"))
     try:
-        text, before = program.texts()
         began = time.perf_counter()
         if before:
             _in_child(lambda: _plain(before, folder), folder, limit)
-        ended = _in_child(lambda: _measured(text, folder), folder, limit)
-        return _result(program, folder, ended, time.perf_counter() - began)
+        ended = _in_child(lambda: _measured(text, folder, treat), folder, limit)
+        return _result(digest, name, folder, ended, time.perf_counter() - began)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,7 +119,7 @@ def _plain(text: str, folder: Path) -> None:
     Program.parse([str(path)]).run()
 
 
-def _measured(text: str, folder: Path) -> None:
+def _measured(text: str, folder: Path, treat: Sequence[str]) -> None:
     from homeostat.shell.launch.runner import Launch
     from homeostat.shell.run.settings import Settings
 
@@ -122,19 +128,19 @@ def _measured(text: str, folder: Path) -> None:
     time.perf_counter = time.process_time  # a busy machine changes neither the budget nor what is found
     seen: list[Facts] = []
     Diagnostician.witnesses.append(seen.append)
-    settings = Settings.parse(record=folder / "records", quiet=True)
+    settings = Settings.parse(treat=treat, record=folder / "records", quiet=True)
     try:
         Launch([str(path)], settings, command=["homeostat", "run", "train.py"]).run()
     finally:
         (folder / "facts.json").write_text(json.dumps(changes_of(seen)))
 
 
-def _result(program: TrainingProgram, folder: Path, ended: str, seconds: float) -> Result:
+def _result(digest: str, name: str, folder: Path, ended: str, seconds: float) -> Result:
     output = _text(folder / "output.txt")
     told = [line[6:] for line in output.splitlines() if line.startswith("TRUTH ")]
     common: dict[str, Any] = {
-        "digest": program.digest,
-        "name": program.name,
+        "digest": digest,
+        "name": name,
         "status": ended,
         "seconds": round(seconds, 2),
         "truth": json.loads(told[-1]) if told else {},
