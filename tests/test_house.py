@@ -50,6 +50,16 @@ def test_module_imports_and_its_public_names_are_real_sorted_and_single(name):
     assert [n for n in public if not hasattr(module, n) and not is_module(f"{name}.{n}")] == []
 
 
+def test_every_component_for_users_is_exported_by_its_package():
+    kinds_for_users = ("vital", "treatment", "controller", "objective", "stream", "curve")
+    missing = []
+    for component in (c for c in COMPONENTS if c.kind in kinds_for_users):
+        package = importlib.import_module(".".join(component.__module__.split(".")[:2]))
+        if component.__name__ not in package.__all__ or getattr(package, component.__name__) is not component:
+            missing.append(component.__name__)
+    assert missing == []
+
+
 def test_every_package_that_offers_names_lists_them():
     packages = {module_name(path) for path in SOURCES if path.name == "__init__.py"}
     assert [n for n in sorted(packages) if offers_names(TEXT[n]) and "__all__" not in TEXT[n]] == []

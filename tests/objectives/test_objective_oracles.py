@@ -14,6 +14,7 @@ released code takes its means and ranks over a micro-batch; largest difference o
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from homeostat.objectives import (
     token_entropy,
     token_mean,
 )
+from homeostat.objectives.policy.covariance import cut
 from homeostat.testing.objective_laws import batch_for, gradients
 
 TIGHT = 1e-9
@@ -196,6 +198,34 @@ def test_kl_cov(settings):
         return sum(found) / len(found)
 
     agrees(KLCov(**settings), oracle)
+
+
+def penalised(objective, batch):
+    """Number of tokens whose loss the penalty changes."""
+    without = replace(objective, beta=0.0)(batch).values
+    return int((objective(batch).values != without).sum())
+
+
+@pytest.mark.parametrize("advantage", [0.0, 0.1])
+def test_kl_cov_penalises_no_token_of_a_batch_without_covariance(advantage):
+    """All answers are right, or all wrong: every covariance is 0 up to rounding."""
+    batch = batch_for(KLCov.fields, 1, 30, 7)
+    batch = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
+    assert penalised(KLCov(fraction=0.1), {**batch, "advantage": torch.full_like(batch["advantage"], advantage)}) == 0
+    assert penalised(KLCov(fraction=0.1), batch) == int(0.1 * batch["mask"].sum())
+
+
+def test_kl_cov_and_clip_cov_leave_out_tokens_that_tie_with_the_first_one_not_selected():
+    values = torch.tensor([[1.0, 2.0, 2.0, 3.0, 5.0]], dtype=torch.float64)
+    assert [int((values < cut(values[0], torch.tensor(n))).sum()) for n in range(6)] == [0, 1, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("objective", [KLCov(fraction=0.0), ClipCov(fraction=0.0, lower=-1e3, upper=1e3)])
+def test_fraction_zero_selects_nothing(objective):
+    batch = batch_for(objective.fields, 2)
+    found = objective(batch)
+    assert not found.diagnostics["chosen fraction"].any()
+    assert replace(objective, fraction=1e-6)(batch).diagnostics["chosen fraction"].any()
 
 
 @pytest.mark.oracle("clip-cov")

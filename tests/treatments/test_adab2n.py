@@ -188,6 +188,24 @@ def test_tasks_of_rehearsed_items_and_those_told_by_hand_reach_the_layer():
     assert learned()[1].composition.tasks is None, "after the step the batch is over"
 
 
+def test_the_first_batch_is_balanced_too():
+    """Layers are replaced inside the first forward pass; they know the tasks that `run.batch` was told before it."""
+    x, y = numbers(6, 4), torch.arange(6) % 3
+    tasks, model = torch.tensor([0, 0, 0, 0, 0, 1]), net(4)[:2]
+    with homeostat.attach(model, SGD(model.parameters(), lr=0.1), treatments=[AdaB2N(penalty=0.3)], vitals=()) as run:
+        run.boundary("second")
+        criterion = run.loss(F.cross_entropy)
+        x, y = run.batch(x, y, tasks=tasks)
+        out = model(x)
+        first = model[1].composition.added
+        assert len(first) == 1, "the penalty of the first batch is waiting"
+        hidden, slow = model[0](x).detach(), Slowly(5, 0.1, 0.5, 1.0, False)
+        expected, distance = slow.see(hidden[:, :, None].tolist(), tasks.tolist(), [0.0] * 100, 2)
+        assert torch.allclose(out, torch.tensor(expected, dtype=torch.float64)[..., 0], rtol=1e-10)
+        loss = criterion(out, y)
+    assert float(loss) == pytest.approx(float(F.cross_entropy(out, y)) + 0.3 * distance, rel=1e-10)
+
+
 def test_prior_and_penalty_change_training_only_where_batches_are_mixed():
     settings = [{"prior": 0.0, "penalty": 0.0}, {"prior": 5.0, "penalty": 0.0}, {"prior": 5.0, "penalty": 2.0}]
     mixed = [learned(settings=s)[0].weight for s in settings]

@@ -3,13 +3,14 @@
 Compared with the authors' code (shibhansh/loss-of-plasticity) while writing this:
 - lop/algos/gnt.py, which their MNIST experiments use: ages first, then utilities; Adam-style correction by
   1 - decay^age of utility and mean activation; mature is age > threshold; the utility of replaced units starts at 0;
-  bias 0; the mean activation is folded into the next bias before the outgoing column is zeroed. Same here.
+  bias 0. Same here. The line that folds the mean activation into the next bias adds nothing there, because the mean of
+  a replaced unit has been set to 0 before; `fold=False`, the default, is the same.
 - Differences: they clear a per-element step count of their own Adam, torch's Adam has one per tensor, which stays; they
   go layer by layer, so that a weight between two replaced units ends up fresh - here it ends up zero; they draw with
   the Kaiming bound, here with the layer's own initial distribution; per-position utilities after a flatten are replaced
   by one utility per channel; the count is accumulated (their option `accumulate`), never drawn.
-- lop/algos/cbp_linear.py and cbp_conv.py (transformers, ResNets): no folding, utility of the last batch only
-  (`fold=False, decay_rate=0`), norm scale 1 and shift 0, running mean 0 and variance 1. Same here.
+- lop/algos/cbp_linear.py and cbp_conv.py (transformers, ResNets): utility of the last batch only
+  (`decay_rate=0`), norm scale 1 and shift 0, running mean 0 and variance 1. Same here.
 - The default utility in all of them, and in Algorithm 1 of the Nature paper, is |h| * |w_out|, not |h - mean|.
 """
 
@@ -145,7 +146,7 @@ class Plain:
 @pytest.mark.parametrize("adam", [True, False], ids=["adam", "sgd"])
 @pytest.mark.parametrize(
     ("case", "utility", "fold", "steps"),
-    [(WIDE, "contribution", True, 300), (WIDE, "adaptable", False, 120), (CONV, "mean-corrected", True, 120)],
+    [(WIDE, "contribution", False, 300), (WIDE, "adaptable", False, 120), (CONV, "mean-corrected", True, 120)],
     ids=["mlp", "mlp adaptable", "conv, flatten, linear"],
 )
 def test_equals_the_loops_step_by_step(case: Case, utility: str, fold: bool, steps: int, adam: bool):
@@ -194,3 +195,28 @@ def test_default_settings_are_the_papers():
     assert specs["replacement_rate"].neutral == 0.0
     settings = ContinualBackprop().settings()
     assert (settings["replacement_rate"], settings["decay_rate"], settings["maturity_threshold"]) == (1e-4, 0.99, 100)
+    assert settings["fold"] is False
+
+
+def test_random_replacement_chooses_uniformly_among_mature_units():
+    """The rank of a replaced unit's age among the mature ages is uniform: young units are not preferred."""
+    width, steps, threshold = 40, 600, 20
+    case = Case(
+        "oracle random",
+        lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)),
+        (group("0", width, "2"),),
+        {"0": "1"},
+        inputs=(3,),
+    )
+    bench = Bench(case, ContinualBackprop(replacement_rate=0.02, maturity_threshold=threshold, utility="random"))
+    ranks = []
+    for _ in range(steps):
+        ages = bench.state["0/age"] + 1
+        bench.train(1)
+        mature = ages[ages > threshold]
+        for age in ages[bench.state["0/age"] == 0]:
+            below, equal = (mature < age).sum(), (mature == age).sum()
+            ranks.append(float((below + equal / 2) / len(mature)))
+    assert len(ranks) > 300
+    error = math.sqrt(1 / 12 / len(ranks))
+    assert sum(ranks) / len(ranks) == pytest.approx(0.5, abs=4 * error)

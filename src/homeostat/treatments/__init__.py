@@ -11,11 +11,13 @@ from homeostat.treatments.regularization.spectral import SpectralRegularization,
 from homeostat.treatments.resets.continual_backprop import ContinualBackprop
 from homeostat.treatments.resets.redo import ReDo
 from homeostat.treatments.resets.shrink_and_perturb import ShrinkAndPerturb, ShrinkAndPerturbAtBoundaries
+from homeostat.treatments.sparsity.granet import GraNet
 
 __all__ = [
     "AdaB2N",
     "Classp",
     "ContinualBackprop",
+    "GraNet",
     "L2Init",
     "LayerNormInsertion",
     "MaskedSoftmax",

@@ -10,6 +10,7 @@ from homeostat.vitals.activations.rank import (
     srank,
     stable_rank,
 )
+from homeostat.vitals.activations.sparsity import Sparsity
 from homeostat.vitals.activations.units import (
     ActiveUnits,
     DeadUnits,
@@ -45,6 +46,7 @@ __all__ = [
     "SRank",
     "SaturatedUnits",
     "Sharpness",
+    "Sparsity",
     "StableGradient",
     "StableRank",
     "TaskAccuracy",

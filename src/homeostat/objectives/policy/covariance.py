@@ -2,7 +2,8 @@
 
 The tokens are selected over the whole batch, so a split into micro-batches changes nothing. The threshold lies halfway
 between the last selected token and the first other one, so rounding in the second forward pass does not change the
-selection. Tokens equal to the last selected one are selected too: a choice among them would depend on their order.
+selection. Tokens that tie with the first one that is not selected are not selected either, because a choice among
+them would depend on their order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class ClipCov(Objective):
 
         cov_i = (log pi_i - mean log pi) * (A_i - mean A)
         candidates: lower < cov_i < upper, and not already clipped
-        dropped: max(1, floor(fraction * tokens)) of the candidates, drawn at random
+        dropped: max(1, floor(fraction * tokens)) of the candidates, drawn at random; none with `fraction` 0
+
+    Means are over all tokens of the batch, where the released code takes those of each micro-batch.
 
     The field `noise` (uniform, one number per token, for example from `Draw.uniform`) decides the draw: the smallest
     numbers are dropped. So the draw does not depend on the order or the split of the tokens.
@@ -81,7 +84,11 @@ class KLCov(Objective):
         cov_i = (log pi_i - mean log pi) * (A_i - mean A)
         L = mean over tokens of  -r A + [cov_i among the highest] * beta * |log pi_old - log pi|
 
-    with max(1, floor(fraction * tokens)) penalised tokens. The surrogate is not clipped. In the first update after
+    with k = max(1, floor(fraction * tokens)) penalised tokens, none with `fraction` 0. If the token of rank k ties with
+    that of rank k + 1 (up to rounding), all tokens of this value are left out, so fewer than k are penalised; none if
+    all covariances are equal, as in a batch whose answers are all right. The released code takes exactly k then, in an
+    arbitrary order. Means and ranks are over all tokens of the batch, where the released code takes those of each
+    micro-batch. The surrogate is not clipped. In the first update after
     sampling pi = pi_old, so the penalty has no gradient; it acts from the second update on the same rollouts.
 
     >>> logp, old = torch.tensor([[-0.5, -0.1, -4.0, -4.0]]), torch.tensor([[-0.5, -0.6, -4.0, -4.0]])
@@ -106,7 +113,8 @@ class KLCov(Objective):
 
     def finish(self, partials: Stats, knobs: Knobs) -> Stats:
         stats, cov = _centred(partials)
-        return {**stats, "cut": cut(_ranked(cov, partials["counts"] > 0), _number(knobs["fraction"], stats["tokens"]))}
+        keys, number = _ranked(cov, partials["counts"] > 0), _number(knobs["fraction"], stats["tokens"])
+        return {**stats, "cut": cut(keys, number, _rounding(partials))}
 
     def losses(self, batch: Batch, stats: Stats, knobs: Knobs) -> Losses:
         parts = _unclipped(batch)
@@ -116,26 +124,45 @@ class KLCov(Objective):
         return Losses(per_token(parts.plain + penalty, batch, stats), _told(parts, cov, held, batch, stats))
 
 
-def cut(keys: Tensor, number: Tensor) -> Tensor:
+def cut(keys: Tensor, number: Tensor, tied: Tensor | float = 0.0) -> Tensor:
     """Threshold below which the `number` smallest keys lie, halfway to the next key.
+
+    If it would separate keys that tie, it lies below all of them, and fewer keys lie below it.
 
     Args:
         keys: [*R, M]; inf for tokens that cannot be selected.
         number: number of keys below it, [*R]; 0 gives -inf.
+        tied: neighbours that differ by at most this tie, [*R].
 
     >>> cut(torch.tensor([3.0, 1.0, 2.0]), torch.tensor(2)).item()
     2.5
+    >>> cut(torch.tensor([2.0, 1.0, 2.0]), torch.tensor(2)).item()
+    1.5
     """
-    ranked = torch.cat([keys, torch.full_like(keys[..., :1].sum(-1, keepdim=True), torch.inf)], -1).sort(-1).values
-    number = number.to(torch.int64)
-    ends = [ranked.gather(-1, (number + step).clamp(0, keys.shape[-1])[..., None])[..., 0] for step in (-1, 0)]
-    return torch.where(number > 0, (ends[0] + ends[1]) / 2, -torch.inf)
+    edge = torch.full((*keys.shape[:-1], 1), torch.inf, dtype=keys.dtype, device=keys.device)
+    ranked = torch.cat([-edge, keys.sort(-1).values, edge], -1)
+    below, above = ranked[..., :-1], ranked[..., 1:]
+    gap = torch.as_tensor(tied, dtype=keys.dtype, device=keys.device)[..., None]
+    places = torch.arange(below.shape[-1], device=keys.device)
+    # place p has p keys below it; before the first and after the last key there is always a gap
+    free = (above - below > gap) & (places <= number.to(keys.device)[..., None])
+    best = torch.where(free, places, 0).amax(-1, keepdim=True)
+    return torch.where(best > 0, ((below + above) / 2).gather(-1, best), -torch.inf)[..., 0]
 
 
 def _number(fraction: Tensor, tokens: Tensor) -> Tensor:
-    """max(1, floor(fraction * tokens)), at most `tokens`."""
-    wanted = torch.floor(fraction.to(tokens.device) * tokens.to(torch.float64)).clamp(min=1)
-    return wanted.minimum(tokens.to(torch.float64))
+    """max(1, floor(fraction * tokens)), at most `tokens`; 0 if the fraction is 0."""
+    fraction = fraction.to(tokens.device)
+    wanted = torch.floor(fraction * tokens.to(torch.float64)).clamp(min=1)
+    return torch.where(fraction > 0, wanted.minimum(tokens.to(torch.float64)), 0.0)
+
+
+def _rounding(partials: Stats) -> Tensor:
+    """The size of rounding errors in covariances: [*R]."""
+    logp, advantage = partials["logp"], partials["advantage"]
+    if not logp.shape[-1]:
+        return logp.sum(-1)
+    return 16 * torch.finfo(logp.dtype).eps * logp.abs().amax(-1) * advantage.abs().amax(-1)
 
 
 def _unclipped(batch: Batch) -> Surrogate:

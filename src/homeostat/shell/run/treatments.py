@@ -268,6 +268,8 @@ class TreatmentRunner:
                 self._tell(self._entry(applied.name, "edit", edit.target, edit.describe()))
             if edits and not self.dry_run:
                 self._learn_anew(traced)
+                # the first forward pass inserts modules after `run.batch` has told the tasks of its batch
+                self.network.composition.give(self.network.model)
 
     def _learn_anew(self, before: TracedNetwork) -> None:
         """Modules were changed: pair units again, and restart treatments of the old units on the new ones."""

@@ -30,8 +30,7 @@ class Classp(Treatment):
     has the unit of a squared gradient: choose it again for another network, loss or batch size.
 
     `scaling` selects when the division is applied: "always", "never" (w <- w - rate * g, the ablation), or "later"
-        (from
-    the first `run.boundary()` on, while G grows from the start), as in the authors' experiment.
+    (from the first `run.boundary()` on, while G grows from the start), as in the authors' experiment.
 
     The optimizer's update, with momentum and weight decay, is replaced: w_new = (1 - share) * w_optimizer + share *
     w_classp. At share 1 the optimizer's learning rate and its schedule have no effect. Non-finite gradients change
@@ -39,9 +38,11 @@ class Classp(Treatment):
 
     Paper and code disagree on whether G already includes the current gradient: the equation sums up to the previous
     step, the authors' pseudocode and code add first. Here it is added first, because this recovers AdaGrad, and because
-    the first update of a weight would otherwise be divided by epsilon alone. The authors' code (oswaldoludwig/CLASSP)
-    has two more differences from their formula: it applies the threshold to `(grad ** 2).any()`, which is true for
-    every tensor with a gradient, so no gradient is ignored; and G grows by |g| without the power.
+    the first update of a weight would otherwise be divided by epsilon alone. The paper's equation sums over all past
+    gradients; its pseudocode, like this class, sums over those above the threshold. The authors' code
+    (oswaldoludwig/CLASSP) has two more differences from their formula: it applies the threshold to
+    `(grad ** 2).any()`, which is true for every tensor with a gradient, so no gradient is ignored; and G grows by |g|
+    without the power.
 
     State: G for every trained parameter, in at least float32.
 

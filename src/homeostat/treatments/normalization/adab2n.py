@@ -43,8 +43,9 @@ class AdaB2N(Treatment):
     eta_t falls to 1 - (1 - eta) ** kappa. `kappa` is not learned.
 
     The shares need `run.batch` in the loop; it knows the tasks of items that treatments append. A loop with its own
-    rehearsal calls `run.batch(inputs, targets, tasks=...)`. The penalty needs `run.loss` too. If the batch has items of
-    the current task only, or its tasks are unknown, batch statistics are plain and nothing is added to the loss.
+    rehearsal calls `run.batch(inputs, targets, tasks=...)`. The penalty needs `run.loss` too. If no tasks are given and
+    no treatment appends items, or the tasks are unknown, batch statistics are plain and nothing is added to the loss.
+    With explicit `tasks=`, the penalty is added for a batch of one task too (`ada_t0=0` in the authors' code).
 
     A layer keeps its name, parameters, running statistics, hooks and optimizer state, and gains
     `<layer>.balance.log_concentration`. Its settings are fixed when it is replaced. In evaluation it is an ordinary
@@ -52,8 +53,9 @@ class AdaB2N(Treatment):
 
     Source: Lyu, Wang, Zhang, Sun, Su, Zhu, Jing (2023), arXiv:2310.08855, and the released code: psi starts at 0, so
     `prior` is 1; kappa was searched in 0.1, 0.4, 0.7, 1 and the penalty in 0.01 .. 10 (CIFAR) and 1e-5 .. 0.01
-    (Mini-ImageNet). Differences: the running variance is unbiased, n / (n - 1) times the variance of n values, as in
-    torch; absent tasks are left out by default; a layer that has seen batches before continues from their number.
+    (Mini-ImageNet). Differences: the variance in the running statistics and in the penalty is unbiased, n / (n - 1)
+    times the variance of n values, as in torch; absent tasks are left out by default; a layer that has seen batches
+    before continues from their number.
 
     Raises:
         Refused: the network has no batch normalisation, or one without running statistics, with a momentum outside

@@ -34,14 +34,15 @@ class ContinualBackprop(Treatment):
         contribution     |h_i| * sum_k |w_out_ki|            the algorithm of the Nature paper (Algorithm 1, eq. 1)
         mean-corrected   |h_i - f_i| * sum_k |w_out_ki|      arXiv v1, f bias-corrected
         adaptable        mean-corrected / sum_j |w_in_ij|    arXiv v1, "overall utility"
-        random           uniform noise                       the control arm of a study
+        random           a fresh uniform number per step is the score itself: a uniform choice among mature units
 
     Each step adds `replacement_rate` times the number of mature units (age above `maturity_threshold`) to an
     accumulator. Its integer part is the number of units replaced, lowest utility first. A replaced unit gets incoming
     weights from the layer's initial distribution, bias 0, outgoing weights 0, cleared optimizer moments of both, new
     normalisation state, age 0 and utility 0. With `fold`, its mean activation times its outgoing weights is first added
-    to the consumers' biases, which keeps the mean output. The authors' code does this for fully connected networks, but
-    not for convolutional networks and transformers.
+    to the consumers' biases, which keeps the mean output. This is an option of this project: Algorithm 1 of the Nature
+    paper has no such step. The authors' code for fully connected networks has the line, but sets the mean activation to
+    0 before it, so nothing is added; their code for convolutional networks and transformers has no such line.
 
     With several consumers, sum_k runs over all of them; after a flatten also over the unit's positions. sum_j runs over
     all rows of a unit (gate and value, the gates of a recurrent layer). The hidden-to-hidden weights of a recurrent
@@ -75,7 +76,7 @@ class ContinualBackprop(Treatment):
     decay_rate: float = knob(0.99, low=0.0, high=0.999999, unit="per step", source="arXiv:2306.13812")
     maturity_threshold: int = knob(100, low=0, high=1e9, unit="steps", source="arXiv:2306.13812", integer=True)
     utility: str = option("contribution", choices=("contribution", "mean-corrected", "adaptable", "random"))
-    fold: bool = option(True, choices=(True, False))
+    fold: bool = option(False, choices=(True, False))
     linear: bool = option(False, choices=(True, False))
 
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
@@ -110,11 +111,15 @@ class ContinualBackprop(Treatment):
         unbias = 1 - eta**age
         acts = view.activations[group.layer].to(age.dtype)
         mean = _ahead(mean, acts.mean(-2), eta)
-        utility = _ahead(utility, self._worth(view, group, acts, mean / unbias), eta)
+        if self.utility == "random":
+            score = view.draw.uniform(f"{group.layer}/random", mean)
+        else:
+            utility = _ahead(utility, self._worth(view, group, acts, mean / unbias), eta)
+            score = utility / unbias
         mature = age > broadcast_knob(knobs["maturity_threshold"], age)
         due = due + broadcast_knob(knobs["replacement_rate"], due) * mature.sum(-1)
         count = due.floor()
-        mask = lowest(utility / unbias, mature, count)
+        mask = lowest(score, mature, count)
         fresh = {"utility": utility, "mean": mean, "age": age}
         state.update({f"{group.layer}/{key}": value.masked_fill(mask, 0.0) for key, value in fresh.items()})
         state[f"{group.layer}/due"] = due - count
@@ -122,8 +127,6 @@ class ContinualBackprop(Treatment):
 
     def _worth(self, view: View, group: UnitGroup, acts: Tensor, mean: Tensor) -> Tensor:
         """The y of the class docstring, mean over the batch: [*R, H]."""
-        if self.utility == "random":
-            return view.draw.uniform(f"{group.layer}/random", mean)
         centre = 0.0 if self.utility == "contribution" else mean.unsqueeze(-2)
         out = torch.stack([_reach(view, axis, group.width) for axis in group.columns]).sum(0)
         worth = (acts - centre).abs().mean(-2) * out.to(acts.dtype)

@@ -24,15 +24,18 @@ class ReDo(Periodic):
 
         s_i = mean_x |h_i(x)| / (mean_j mean_x |h_j(x)| + 1e-9)        (eq. 1)
 
-    over the batch of that step, and over positions for a convolution. A reset unit gets incoming weights from the
-    layer's initial distribution, bias 0, outgoing weights 0 and cleared optimizer moments of both. A unit with score 0
-    contributed nothing, so resetting it does not change the network's output on that batch, except before a norm over
-    several units (LayerNorm, GroupNorm, RMSNorm), whose statistics include the fresh unit. Units with a non-finite
-    score are not reset. A negative threshold switches the treatment off.
+    over the training batch of that step, with the activations from before the update, and over positions for a
+    convolution. The authors' code (dopamine) measures them after the update, on a separate batch. A reset unit gets
+    incoming weights from the layer's initial distribution, bias 0, outgoing weights 0 and cleared optimizer moments of
+    both. A unit with score 0 contributed nothing, so resetting it does not change the network's output on that batch,
+    except before a norm over several units (LayerNorm, GroupNorm, RMSNorm), whose statistics include the fresh unit.
+    Units with a non-finite score are not reset. A negative threshold switches the treatment off.
 
     Settings:
-        threshold: tau, fraction of the layer's mean activation; 0.025 in the authors' DQN settings.
-        every: optimizer steps between two resets (1000 in the paper's DQN runs).
+        threshold: tau, fraction of the layer's mean activation. 0.025 is the paper's value for DQN; the default of the
+            authors' code (dopamine) is 0.0.
+        every: optimizer steps between two resets. 1000 is the paper's value for DQN; the default of the authors' code
+            is 200,000.
         linear: also reset units without a nonlinearity (attention values, LoRA ranks).
 
     Shapes: activations [*R, N, H]. No state.
@@ -60,7 +63,7 @@ class ReDo(Periodic):
         high=1.0,
         neutral=-1.0,
         unit="fraction of the layer's mean activation",
-        source="used by third parties; the authors' code has 0",
+        source="arXiv:2302.12902, DQN; the authors' code has 0.0",
     )
     linear: bool = option(False, choices=(True, False))
 

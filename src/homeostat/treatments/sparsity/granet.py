@@ -58,8 +58,9 @@ class GraNet(Periodic):
 
     Source: Liu et al. (2021), arXiv:2106.10404, section 4, and the authors' code. Counts differ from that code by a few
     weights: there ties and rounding decide, the last pruning is one interval before `end` and so just misses s_f, the
-    first masks have the right density only on average, and regeneration does not end. The default schedule is that of
-    their CIFAR runs (160 epochs of 391 steps, pruning in the first half), rounded.
+    first masks have the right density only on average, and regeneration does not end. With Adam, their code keeps the
+    moments of a weight that is activated; here they are cleared. The default schedule is that of their CIFAR runs (160
+    epochs of 391 steps, pruning in the first half), rounded.
 
     >>> GraNet(sparsity=0.95, every=100, end=2000, horizon=4000).due(50)
     False

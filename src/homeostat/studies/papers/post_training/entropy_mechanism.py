@@ -20,7 +20,7 @@ from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, fall, number
 
 _ARMS: dict[str, tuple[str, tuple[Objective, ...]]] = {
-    "plain": ("clipped policy gradient, group advantages", (ClippedPolicyGradient(),)),
+    "plain": ("clipped policy gradient without dual clipping, group advantages", (ClippedPolicyGradient(dual=1e9),)),
     "clip-cov": (
         "10% of the tokens, drawn among those of covariance 0.3 to 5, get no gradient",
         (ClipCov(fraction=0.1, lower=0.3, low=0.2, high=0.2),),
