@@ -26,11 +26,11 @@ from homeostat.diagnosis.loss_series import LOSS_SERIES
 
 def fed(condition: Condition, values: list[float], vital: str = "dormant-units") -> list[list[Finding]]:
     """The findings after each reading of one layer, ten steps apart."""
-    history, doctor = History(), Diagnostician([condition])
+    history, diagnostician = History(), Diagnostician([condition])
     out = []
     for i, value in enumerate(values):
         history.add(10 * i, vital, "fc1", value)
-        out.append(doctor.update(history, Facts(steps=10 * i)))
+        out.append(diagnostician.update(history, Facts(steps=10 * i)))
     return out
 
 
@@ -55,23 +55,23 @@ def test_it_resolves_only_when_clearly_better() -> None:
 
 
 def test_the_same_reading_is_not_counted_twice() -> None:
-    history, doctor = History(), Diagnostician([DORMANT])
+    history, diagnostician = History(), Diagnostician([DORMANT])
     history.add(0, "dormant-units", "fc1", 0.99)
     for _ in range(10):
-        assert not doctor.update(history, Facts())
+        assert not diagnostician.update(history, Facts())
 
 
 def test_state_survives_json_and_the_future_is_the_same() -> None:
     values = [0.1] * 4 + [0.7] * 5 + [0.95] * 9 + [0.2] * 9
     whole = fed(DORMANT, values)
-    history, doctor = History(), Diagnostician([DORMANT])
+    history, diagnostician = History(), Diagnostician([DORMANT])
     for i, value in enumerate(values):
         history.add(10 * i, "dormant-units", "fc1", value)
-        doctor.update(history, Facts(steps=10 * i))
+        diagnostician.update(history, Facts(steps=10 * i))
         other = Diagnostician([DORMANT])
-        other.load_state_dict(json.loads(json.dumps(doctor.state_dict())))
-        doctor = other
-        assert doctor.findings == whole[i]
+        other.load_state_dict(json.loads(json.dumps(diagnostician.state_dict())))
+        diagnostician = other
+        assert diagnostician.findings == whole[i]
 
 
 def test_every_condition_is_complete_and_quiet_on_an_empty_history() -> None:
@@ -79,7 +79,7 @@ def test_every_condition_is_complete_and_quiet_on_an_empty_history() -> None:
     vitals = components("vital")
     for cls in known.values():
         assert cls.explanation and str(cls.cite if not isinstance(cls.cite, tuple) else cls.cite[0])
-        assert set(cls.reads) <= {*vitals, *LOSS_SERIES, *STEP_SERIES} and (not cls.watch or cls.watch in vitals)
+        assert set(cls.reads) <= {*vitals, *LOSS_SERIES, *STEP_SERIES} and (not cls.outcome or cls.outcome in vitals)
         assert cls().judge(History(), Facts()) is None
 
 
@@ -227,11 +227,11 @@ def test_wiring_mistakes() -> None:
 
 
 def test_a_network_that_begins_after_another_has_trained_for_long_is_judged():
-    history, doctor = History(), Diagnostician()
+    history, diagnostician = History(), Diagnostician()
     for step in range(1, 400, 5):
         history.add(step, "dormant-units", "first.0", 0.0)
-        assert not doctor.update(history, Facts(steps=step))
+        assert not diagnostician.update(history, Facts(steps=step))
     for step in range(1, 200, 5):
         history.add(step, "dormant-units", "second.0", 1.0)
-        found = doctor.update(history, Facts(steps=400))
+        found = diagnostician.update(history, Facts(steps=400))
     assert [finding.condition for finding in found] == ["dormant-units"]

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import homeostat
 from homeostat.shell.hooks.loss_graph import read_loss
-from homeostat.shell.observe.loss_witness import LossWitness, hidden_parameters
+from homeostat.shell.observe.loss_collector import LossCollector, hidden_parameters
 
 X, Y = torch.randn(16, 5), torch.arange(16) % 3
 LOGITS = nn.Linear(5, 3)
@@ -127,11 +127,11 @@ def test_layers_in_plain_lists_are_found_and_registered_ones_are_not():
     assert names == {"hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "hidden.1.bias", "free.scale"}
 
 
-def labelled(batches) -> LossWitness:
-    witness = LossWitness(lambda part: contextlib.nullcontext())
+def labelled(batches) -> LossCollector:
+    collector = LossCollector(lambda part: contextlib.nullcontext())
     for step, labels in enumerate(batches, 1):
-        witness.see(step, F.cross_entropy(nn.Linear(5, 10)(torch.randn(len(labels), 5)), labels))
-    return witness
+        collector.see(step, F.cross_entropy(nn.Linear(5, 10)(torch.randn(len(labels), 5)), labels))
+    return collector
 
 
 def test_the_order_of_the_classes():
@@ -155,5 +155,5 @@ def test_gradients_that_are_not_cleared():
                 for _ in range(2):  # two micro-batches
                     F.cross_entropy(model(X), Y).backward()
                 optimizer.step()
-            facts = run._run.witness.facts()
+            facts = run._run.losses.facts()
         assert (facts.uncleared, facts.clear_checks) == (expected, 9)

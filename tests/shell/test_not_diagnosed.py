@@ -101,7 +101,7 @@ main()
 """
 LAUNCHED = {
     "starting": ("record", "RunRecord", "create"),
-    "looking for networks": ("shell.launch.auto_attach", "Watch", "_take_in"),
+    "looking for networks": ("shell.launch.auto_attach", "AutoAttach", "_take_in"),
     "diagnosis": ("diagnosis.diagnostician", "Diagnostician", "update"),
 }
 

@@ -127,10 +127,10 @@ def test_staleness_is_the_number_of_updates_on_one_set_of_rollouts():
 
 
 def test_a_run_repeats_and_learns():
-    course, seen = Rounds(rounds=3, updates=2, prompts=4, group=4, rate=1e-3), []
+    rounds, seen = Rounds(rounds=3, updates=2, prompts=4, group=4, rate=1e-3), []
     for _ in range(2):
         model = SMALL.policy(8)
-        log = improve(model, TASK, (ClippedPolicyGradient(),), course, 8, probe=True)
+        log = improve(model, TASK, (ClippedPolicyGradient(),), rounds, 8, probe=True)
         seen.append((log.series, model.state_dict(), improving.tested(model, TASK, 8, 8, 4)))
     assert seen[0][0] == seen[1][0] and seen[0][2] == seen[1][2]
     assert all(torch.equal(a, b) for a, b in zip(seen[0][1].values(), seen[1][1].values(), strict=True))

@@ -67,10 +67,10 @@ def test_training_learns_and_scores_before_it_learns():
     stream = PermutedLabels(tasks=2, epochs=4, items=200)
     torch.manual_seed(0)
     model = ArmSetup("").network(64, (32,), 10)
-    course = train(model, torch.optim.Adam(model.parameters(), lr=3e-3), stream)
-    assert len(course.online) == len(course.end) == 2 and not course.diverged
-    assert course.end[1] == accuracy(model, *stream.whole(1)) > course.online[1]
-    assert course.early("end", 1) == course.end[0] and course.late("end", 1) == course.end[1]
+    scores = train(model, torch.optim.Adam(model.parameters(), lr=3e-3), stream)
+    assert len(scores.online) == len(scores.end) == 2 and not scores.diverged
+    assert scores.end[1] == accuracy(model, *stream.whole(1)) > scores.online[1]
+    assert scores.early("end", 1) == scores.end[0] and scores.late("end", 1) == scores.end[1]
 
 
 def test_rank_correlation_by_hand():

@@ -117,7 +117,7 @@ class Cold(LayerCondition, abstract=True):
     reads = ("temperature",)
     explanation = "The layer has gone cold, and what is cold does not learn anything new."
     remedies = (Remedy("warm it up", ("l2-init:strength=1e-3",)),)
-    courses = {"going cold": lambda t, ill: [("temperature", "fc1", 37.0 - 30.0 * ill * t)]}  # noqa: RUF012
+    examples = {"going cold": lambda t, ill: [("temperature", "fc1", 37.0 - 30.0 * ill * t)]}  # noqa: RUF012
     info: float = limit(30.0, "policy: well below what is normal", ease=1.1)
     warning: float = measured((25.0, 20.0), ease=1.1)
 

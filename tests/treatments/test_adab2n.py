@@ -90,7 +90,7 @@ def test_statistics_outputs_and_penalty_are_the_written_out_ones(kappa: float, a
     rows = [[0, 0, 0, 1], [1, 0, 1, 1], [2, 0, 0, 0, 1], [4, 4, 2, 1, 0], [0, 4], [3, 3, 1]]
     for number, tasks in enumerate(rows):
         x = numbers(len(tasks), 2, 3, 2, seed=number)
-        layer.composition.tell(torch.tensor(tasks), 5)
+        layer.composition.begin(torch.tensor(tasks), 5)
         found = layer(x)
         out, distance = slow.see(x.flatten(2).tolist(), [min(k, 3) for k in tasks], psi, 4)
         assert torch.allclose(found.flatten(2), torch.tensor(out, dtype=torch.float64), rtol=1e-12, atol=1e-12)
@@ -103,7 +103,7 @@ def test_statistics_outputs_and_penalty_are_the_written_out_ones(kappa: float, a
 def outcome(x: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
     """A weighted sum of the outputs, and the penalty, of a fresh layer that saw three tasks."""
     layer = balanced(nn.BatchNorm1d(3, momentum=0.2).double(), **{**SETTINGS, "kappa": 1.0}).double()
-    layer.composition.tell(torch.tensor([0, 1, 1, 2, 2, 2]), 3)
+    layer.composition.begin(torch.tensor([0, 1, 1, 2, 2, 2]), 3)
     out = torch.func.functional_call(layer, {"balance.log_concentration": psi}, (x,))
     return (out * numbers(6, 3, seed=9)).sum(), layer.composition.take()[0]
 
@@ -218,13 +218,13 @@ def test_prior_zero_gives_plain_statistics_of_the_mixed_batch():
     layer = balanced(nn.BatchNorm1d(3).double(), **{**SETTINGS, "prior": 0.0}).double()
     plain = nn.BatchNorm1d(3, momentum=None).double()
     x = numbers(7, 3)
-    layer.composition.tell(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 3)
+    layer.composition.begin(torch.tensor([0, 0, 0, 0, 0, 1, 2]), 3)
     assert torch.allclose(layer(x), plain(x), rtol=1e-12)
 
 
 def test_a_large_prior_gives_every_task_of_the_batch_the_same_share():
     layer = balanced(nn.BatchNorm1d(1).double(), **{**SETTINGS, "kappa": 0.0, "prior": 1e6}).double()
-    layer.composition.tell(torch.tensor([0, 0, 0, 2]), 3)
+    layer.composition.begin(torch.tensor([0, 0, 0, 2]), 3)
     layer(torch.tensor([[0.0], [0.0], [0.0], [8.0]], dtype=torch.float64))
     assert float(layer.running_mean) == pytest.approx(4.0, rel=1e-4)
 
@@ -232,7 +232,7 @@ def test_a_large_prior_gives_every_task_of_the_batch_the_same_share():
 @pytest.mark.parametrize("make", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_a_copy_taken_in_the_middle_of_a_step_is_told_nothing(make):
     layer = balanced(nn.BatchNorm1d(3).double(), **SETTINGS).double()
-    layer.composition.tell(torch.tensor([0, 1, 1]), 2)
+    layer.composition.begin(torch.tensor([0, 1, 1]), 2)
     layer(numbers(3, 3))
     twin = make(nn.Sequential(layer))[0] if make is not copy.copy else make(layer.composition)
     composition = twin if make is copy.copy else twin.composition

@@ -62,7 +62,7 @@ s, a, r, t, e = memory[i].T"""
         "values = q(eye).max(1).values.detach()\n"
         f"value, best = float(values[0]), 0.9 ** ({length} - 2)\nright = int((q(eye)[:-1].argmax(1) == 1).sum())"
     )
-    draft.told += ["'value': value", "'best': best", f"'goes_right': right / ({length} - 1)"]
+    draft.printed += ["'value': value", "'best': best", f"'goes_right': right / ({length} - 1)"]
     parts.logging(draft)
     return draft
 
@@ -123,7 +123,7 @@ class Agent(nn.Module):
         "with torch.no_grad():\n    entropy = float(model(torch.randn(500, 8))[0].entropy().mean())\n"
         "reached = sum(returns[-10:]) / 10"
     )
-    draft.told += ["'return': reached", "'entropy': entropy"]
+    draft.printed += ["'return': reached", "'entropy': entropy"]
     parts.logging(draft)
     return draft
 
@@ -175,7 +175,7 @@ def sample(policy, state):
         "state = torch.randn(1000, 4)\nmean = torch.tanh(policy(state).chunk(2, 1)[0]).detach()\n"
         "reached = float((1 - (mean[:, 0] - torch.tanh(state[:, 0])) ** 2).mean())"
     )
-    draft.told.append("'return': reached")
+    draft.printed.append("'return': reached")
     parts.logging(draft)
     return draft
 
@@ -203,8 +203,8 @@ def group_relative(draw: Random, wish: Wish) -> Draft:
         "advantage = (gain - gain.mean(1, keepdim=True)) / (gain.std(1, keepdim=True) + 1e-4)\n"
         "loss = -(advantage.unsqueeze(-1) * policy.log_prob(action)).mean()"
     )
-    draft.watch = "returns.append(float(gain.mean()))"
+    draft.measure = "returns.append(float(gain.mean()))"
     draft.end = "reached = sum(returns[-20:]) / 20"
-    draft.told += ["'return': reached", "'began': sum(returns[:20]) / 20"]
+    draft.printed += ["'return': reached", "'began': sum(returns[:20]) / 20"]
     parts.logging(draft)
     return draft

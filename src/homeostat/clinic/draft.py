@@ -28,9 +28,9 @@ class Draft:
         optimizer, scheduler: make these.
         truth: makes what the program notes of itself.
         batch: makes a batch; with `loader`, the statement that makes one, and the loop runs over it.
-        forward, loss, clear, backward, clip, update, after, watch, log: one step.
+        forward, loss, clear, backward, clip, update, after, measure, log: one step.
         end: after the loop. The names `first` and `last` (mean of the first and last losses) are defined there.
-        told: text of a dictionary that the last line prints, besides the losses.
+        printed: text of a dictionary that the last line prints, besides the losses.
         hidden: expression for the list of hidden activations [n, ...] of the model on inputs `probe`, "" if unknown.
         probe: expression for these inputs.
         classes: number of classes, 0 without a cross entropy.
@@ -58,10 +58,10 @@ class Draft:
     clip: str = ""
     update: str = "optimizer.step()"
     after: str = ""
-    watch: str = ""
+    measure: str = ""
     log: str = ""
     end: str = ""
-    told: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     hidden: str = ""
     probe: str = "X[:256]"
     classes: int = 0
@@ -73,7 +73,7 @@ class Draft:
         """The statements of one step, after the batch."""
         return lines(
             self.forward, self.loss, self.clear, self.backward, self.clip, self.update, self.after,
-            "losses.append(loss.item())", self.watch, self.log,
+            "losses.append(loss.item())", self.measure, self.log,
         )  # fmt: skip
 
     @property
@@ -86,12 +86,12 @@ class Draft:
     @property
     def ending(self) -> str:
         """The statements after the loop; the last one prints what the program knows of itself."""
-        told = ", ".join([*self.told, "'first': first", "'last': last", "'steps': len(losses)"])
+        printed = ", ".join([*self.printed, "'first': first", "'last': last", "'steps': len(losses)"])
         return lines(
             "n = max(len(losses) // 20, 1)",
             "first, last = sum(losses[:n]) / n, sum(losses[-n:]) / n",
             self.end,
-            f"print('TRUTH', json.dumps({{{told}}}))",
+            f"print('TRUTH', json.dumps({{{printed}}}))",
         )
 
 

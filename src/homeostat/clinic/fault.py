@@ -84,7 +84,7 @@ def has_onset(truth: Truth) -> bool:
     return truth.get("onset") is not None
 
 
-def watch(draft: Draft, value: str, sick: str, every: int = 20, also: str = "") -> None:
+def note_onset(draft: Draft, value: str, sick: str, every: int = 20, also: str = "") -> None:
     """Let the program note the first step at which it sees the fault.
 
     It prints the step and what it saw last.
@@ -97,18 +97,18 @@ def watch(draft: Draft, value: str, sick: str, every: int = 20, also: str = "") 
     draft.truth = lines(draft.truth, "onset = seen = None")
     inside = lines(also, f"seen = {value}", f"if onset is None and {sick}:", "    onset = step")
     body = "\n".join(f"        {line}" for line in inside.splitlines())
-    draft.watch = lines(draft.watch, f"if step % {every} == 0:\n    with torch.no_grad():\n{body}")
-    draft.told.append("'onset': onset, 'seen': seen")
+    draft.measure = lines(draft.measure, f"if step % {every} == 0:\n    with torch.no_grad():\n{body}")
+    draft.printed.append("'onset': onset, 'seen': seen")
 
 
 def from_start(draft: Draft) -> None:
     """The fault is there from the first step on."""
-    draft.told.append("'onset': 0")
+    draft.printed.append("'onset': 0")
 
 
 def with_first_loss(draft: Draft) -> None:
     """Print the loss of the first step, for `no_better`."""
-    draft.told.append("'begin': losses[0]")
+    draft.printed.append("'begin': losses[0]")
 
 
 def after(draft: Draft, code: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from homeostat.clinic.draft import Draft, lines
-from homeostat.clinic.fault import Change, Truth, adjust, after, from_start, has_onset, watch
+from homeostat.clinic.fault import Change, Truth, adjust, after, from_start, has_onset, note_onset
 from homeostat.diagnosis.condition import SYMPTOMS
 
 _ATTENTION = ("encoder", "vit", "causal-lm")
@@ -25,7 +25,7 @@ def _unscaled_attention(draft: Draft) -> None:
     adjust(draft, f"with torch.no_grad():\n    for block in model.blocks:\n        width = block.out.in_features\n"
                   f"        block.qkv.weight[: 2 * width].mul_({factor})")  # fmt: skip
     _look_at_attention(draft)
-    watch(draft, "min(block.entropy for block in model.blocks)", "seen < 0.15", every=10)
+    note_onset(draft, "min(block.entropy for block in model.blocks)", "seen < 0.15", every=10)
 
 
 def _growing_queries(draft: Draft) -> None:
@@ -34,7 +34,7 @@ def _growing_queries(draft: Draft) -> None:
     after(draft, f"with torch.no_grad():\n    for block in model.blocks:\n"
                  f"        block.qkv.weight[: 2 * block.out.in_features].mul_({factor})")  # fmt: skip
     _look_at_attention(draft)
-    watch(draft, "max(block.logit for block in model.blocks)", "seen > 500", every=10)
+    note_onset(draft, "max(block.logit for block in model.blocks)", "seen > 500", every=10)
 
 
 def _compare_modes(draft: Draft) -> None:
@@ -46,7 +46,7 @@ def _compare_modes(draft: Draft) -> None:
         f"with torch.no_grad():\n    {draft.forward}\n    {draft.loss}\n    trained = loss.item()\n    model.eval()\n"
         f"    {draft.forward}\n    {draft.loss}\n    evaluated = loss.item()",
     )
-    draft.told.append("'trained': trained, 'evaluated': evaluated")
+    draft.printed.append("'trained': trained, 'evaluated': evaluated")
 
 
 _NORMS = "for module in model.modules():\n    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):\n"

@@ -86,8 +86,8 @@ def _bad_batches(draft: Draft) -> None:
     draft.end = lines(
         draft.end, "usual = sorted(losses)[len(losses) // 2]", "jumps = sum(v > 5 * usual for v in losses)"
     )
-    draft.told.append("'jumps': jumps")
-    draft.told.append(f"'onset': {every - 1}")
+    draft.printed.append("'jumps': jumps")
+    draft.printed.append(f"'onset': {every - 1}")
 
 
 _MOODY = {"norm": "nn.BatchNorm2d", "dropout": 0.2, "written_out": False}

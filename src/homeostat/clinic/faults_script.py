@@ -14,8 +14,8 @@ from homeostat.clinic.fault import (
     from_start,
     has_onset,
     no_better,
+    note_onset,
     stands,
-    watch,
     with_first_loss,
 )
 
@@ -112,7 +112,7 @@ def evaluation(draft: Draft, back: bool) -> None:
     after(draft, f"if step % {every} == {every // 2}:\n    model.eval()\n    with torch.no_grad():\n"
                  f"        {out}{back_line}")  # fmt: skip
     if not back:
-        draft.told.append(f"'onset': {every // 2 + 1}")
+        draft.printed.append(f"'onset': {every // 2 + 1}")
 
 
 def _left_in_evaluation(draft: Draft) -> None:
@@ -162,7 +162,7 @@ def _ended_by_schedule(draft: Draft) -> None:
         )
     )
     draft.scheduler, draft.after = f"scheduler = {made}", "scheduler.step()"
-    watch(draft, "optimizer.param_groups[0]['lr'] / LR", "seen < 0.01", every=1)
+    note_onset(draft, "optimizer.param_groups[0]['lr'] / LR", "seen < 0.01", every=1)
 
 
 def _decay(draft: Draft) -> None:
@@ -171,7 +171,7 @@ def _decay(draft: Draft) -> None:
     draft.optimizer = draft.optimizer.replace("lr=LR", f"lr=LR, weight_decay={strong}")
     norm = "sum(float(p.norm()) ** 2 for p in model.parameters()) ** 0.5"
     draft.truth = lines(draft.truth, f"size = {norm}")
-    watch(draft, f"{norm} / size", "seen < 0.5")
+    note_onset(draft, f"{norm} / size", "seen < 0.5")
 
 
 def _collapse(draft: Draft) -> None:
@@ -180,7 +180,7 @@ def _collapse(draft: Draft) -> None:
     else:
         draft.loss = "loss = 2 - 2 * (a * b).sum(1).mean()"
     size = "float(found.std(0).mean()) * found.shape[1] ** 0.5"
-    watch(draft, size, "seen < 0.1", also=f"found = {draft.facts['embed']}")
+    note_onset(draft, size, "seen < 0.1", also=f"found = {draft.facts['embed']}")
 
 
 def resumed(draft: Draft, whole: bool) -> None:
@@ -192,7 +192,7 @@ def resumed(draft: Draft, whole: bool) -> None:
     draft.scheduler, draft.after = "", ""
     if whole:
         draft.optimizer = lines(draft.optimizer, "optimizer.load_state_dict(checkpoint['optimizer'])")
-    draft.told.append("'jump': max(losses[1:100]) / max(losses[0], 1e-9), 'began': losses[0]")
+    draft.printed.append("'jump': max(losses[1:100]) / max(losses[0], 1e-9), 'began': losses[0]")
 
 
 def _resumed_without_state(draft: Draft) -> None:
@@ -211,7 +211,7 @@ def _class_by_class(draft: Draft) -> None:
     )
     draft.truth = lines(draft.truth, f"old = torch.where(Y * {tasks} // {draft.classes} == 0)[0][:200]")
     right = "float((model(X[old]).argmax(-1) == Y[old]).float().mean())"
-    watch(draft, right, f"step > {per} and seen < 0.2")
+    note_onset(draft, right, f"step > {per} and seen < 0.2")
 
 
 def _no_sync(draft: Draft) -> None:
@@ -225,14 +225,14 @@ def _greedy_policy(draft: Draft) -> None:
     draft.loss = draft.loss.replace(
         "torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()", "(ratio * advantage).mean()"
     )
-    watch(draft, "float(model(torch.randn(256, 8))[0].entropy().mean())", "seen < 0.02", every=4)
+    note_onset(draft, "float(model(torch.randn(256, 8))[0].entropy().mean())", "seen < 0.02", every=4)
 
 
 def _discount_above_one(draft: Draft) -> None:
     """Values are bootstrapped with a discount that makes them grow."""
     draft.forward = draft.forward.replace("r + 0.9 *", "r + 1.3 *")
     draft.batch = draft.batch.replace("gain + 0.8 *", "gain + 1.3 *")
-    watch(draft, "float(goal.abs().max())", "seen > 15", every=10)
+    note_onset(draft, "float(goal.abs().max())", "seen > 15", every=10)
 
 
 def _stale_batch(draft: Draft) -> None:
@@ -243,7 +243,7 @@ def _stale_batch(draft: Draft) -> None:
     draft.loss = draft.loss.replace(
         "torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()", "(ratio * advantage).mean()"
     )
-    watch(draft, "float((ratio - 1 - ratio.log()).mean())", "seen > 0.3", every=2)
+    note_onset(draft, "float((ratio - 1 - ratio.log()).mean())", "seen > 0.3", every=2)
 
 
 def _random_tasks(draft: Draft) -> None:
@@ -261,7 +261,7 @@ def _random_tasks(draft: Draft) -> None:
     )
     ends = f"ends = [sum(losses[k + {per - 10}:k + {per}]) / 10 for k in range(0, len(losses), {per})]"
     draft.end = lines(draft.end, ends, "early, late = sum(ends[:3]) / 3, sum(ends[-3:]) / 3")
-    draft.told.append("'early': early, 'late': late, 'onset': 0")
+    draft.printed.append("'early': early, 'late': late, 'onset': 0")
 
 
 _TRUNK = {"written_out": True}

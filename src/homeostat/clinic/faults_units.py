@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from homeostat.clinic.draft import Draft, lines
-from homeostat.clinic.fault import PLAIN, Change, Truth, adjust, after, has_onset, watch
+from homeostat.clinic.fault import PLAIN, Change, Truth, adjust, after, has_onset, note_onset
 
 
 def _silent_at_last(truth: Truth) -> bool:
@@ -36,7 +36,7 @@ def _hidden(draft: Draft) -> str:
 
 
 def _see_silent(draft: Draft) -> None:
-    watch(draft, _SILENT, "seen >= 0.75", also=_hidden(draft))
+    note_onset(draft, _SILENT, "seen >= 0.75", also=_hidden(draft))
 
 
 def _dead_biases(draft: Draft) -> None:
@@ -77,12 +77,12 @@ def _large_init(draft: Draft) -> None:
     factor = draft.draw.choice((50, 200))
     layers = draft.facts["layers"]
     adjust(draft, f"with torch.no_grad():\n    for layer in {layers}:\n        layer.weight.mul_({factor})")
-    watch(draft, _FLAT, "seen >= 0.6", also=_hidden(draft))
+    note_onset(draft, _FLAT, "seen >= 0.6", also=_hidden(draft))
 
 
 def _saturating_spike(draft: Draft) -> None:
     _spike(draft)
-    watch(draft, _FLAT, "seen >= 0.6", also=_hidden(draft))
+    note_onset(draft, _FLAT, "seen >= 0.6", also=_hidden(draft))
 
 
 def _constant_init(draft: Draft) -> None:
@@ -92,7 +92,7 @@ def _constant_init(draft: Draft) -> None:
         "    nn.init.zeros_(layer.bias)",
     )
     draft.defs = _RANK_OF + draft.defs
-    watch(draft, _RANK, "seen <= 2.0", also=_hidden(draft))
+    note_onset(draft, _RANK, "seen <= 2.0", also=_hidden(draft))
 
 
 def _copied_rows(draft: Draft) -> None:
@@ -105,7 +105,7 @@ def _copied_rows(draft: Draft) -> None:
         f"    {head}.weight.copy_({head}.weight[:, :1].expand_as({head}.weight))",
     )
     draft.defs = _RANK_OF + draft.defs
-    watch(draft, _RANK, "seen <= 2.0", also=_hidden(draft))
+    note_onset(draft, _RANK, "seen <= 2.0", also=_hidden(draft))
 
 
 _RATIO = (
@@ -115,7 +115,7 @@ _RATIO = (
 
 
 def _vanishing(draft: Draft) -> None:
-    watch(draft, "min(sizes) / max(max(sizes), 1e-30)", "seen < 1e-4", also=_RATIO)
+    note_onset(draft, "min(sizes) / max(max(sizes), 1e-30)", "seen < 1e-4", also=_RATIO)
 
 
 def _tiny_init(draft: Draft) -> None:
@@ -128,7 +128,7 @@ _GROWN = "torch.stack([p.grad.norm() for p in model.parameters() if p.grad is no
 
 def _see_growth(draft: Draft) -> None:
     draft.truth = lines(draft.truth, "size = None")
-    watch(
+    note_onset(
         draft,
         "grown / size",
         "(seen > 30 or seen != seen)",
@@ -152,7 +152,7 @@ def _ascending(draft: Draft) -> None:
 
 
 def _see_nonfinite(draft: Draft) -> None:
-    watch(draft, "float(loss)", "(seen != seen or abs(seen) == float('inf') or lost)", every=1,
+    note_onset(draft, "float(loss)", "(seen != seen or abs(seen) == float('inf') or lost)", every=1,
           also="lost = not all(bool(torch.isfinite(p).all()) for p in model.parameters())")  # fmt: skip
 
 

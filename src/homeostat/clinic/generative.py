@@ -117,7 +117,7 @@ def gan(draw: Random, wish: Wish) -> Draft:
         "loss_g = F.softplus(-critic(fake)).mean()\noptimizer_g.zero_grad()\nloss_g.backward()\noptimizer_g.step()"
     )
     draft.end = "made = generator(torch.randn(500, 8))\nradius = float(made.detach().norm(dim=1).mean())"
-    draft.told.append("'radius': radius")
+    draft.printed.append("'radius': radius")
     parts.logging(draft)
     return draft
 
@@ -146,7 +146,7 @@ def siamese(draw: Random, wish: Wish) -> Draft:
     draft.facts |= {"norm": "nn.BatchNorm1d", "optimizer": wish.get("optimizer") or draw.choice(("momentum", "Adam"))}
     draft.optimizer = parts.optimizer(draft, parameters)
     draft.end = "spread = float(F.normalize(encoder(X[:500]), dim=1).std(0).mean()) * 32 ** 0.5"
-    draft.told.append("'spread': spread")
+    draft.printed.append("'spread': spread")
     draft.facts["embed"] = "F.normalize(encoder(X[:256]), dim=1)"
     parts.logging(draft)
     return draft

@@ -127,7 +127,7 @@ def _measured(text: str, folder: Path, treat: Sequence[str]) -> None:
     path.write_text(text)
     time.perf_counter = time.process_time  # a busy machine changes neither the budget nor what is found
     seen: list[Facts] = []
-    Diagnostician.witnesses.append(seen.append)
+    Diagnostician.listeners.append(seen.append)
     settings = Settings.parse(treat=treat, record=folder / "records", quiet=True)
     try:
         Launch([str(path)], settings, command=["homeostat", "run", "train.py"]).run()
@@ -137,14 +137,14 @@ def _measured(text: str, folder: Path, treat: Sequence[str]) -> None:
 
 def _result(digest: str, name: str, folder: Path, ended: str, seconds: float) -> Result:
     output = _text(folder / "output.txt")
-    told = [line[6:] for line in output.splitlines() if line.startswith("TRUTH ")]
+    printed = [line[6:] for line in output.splitlines() if line.startswith("TRUTH ")]
     common: dict[str, Any] = {
         "digest": digest,
         "name": name,
         "status": ended,
         "seconds": round(seconds, 2),
-        "truth": json.loads(told[-1]) if told else {},
-        "tail": "" if told else output[-2000:],
+        "truth": json.loads(printed[-1]) if printed else {},
+        "tail": "" if printed else output[-2000:],
     }
     path = next(iter(sorted((folder / "records").glob("*.sqlite"))), None)
     if path is None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from homeostat import __version__
 from homeostat.record import RunReader, RunRecord
 from homeostat.shell.hooks.step_hooks import STEP_HOOKS
-from homeostat.shell.launch.auto_attach import Watch
+from homeostat.shell.launch.auto_attach import AutoAttach
 from homeostat.shell.launch.runner import ACTIVE, DISABLE
 from homeostat.shell.run.settings import Settings
 
@@ -146,14 +146,14 @@ def _functional_call_works() -> bool:
 def _self_test() -> Iterator[Check]:
     """Follow the path of `homeostat run`: find a small network in training and measure it."""
     settings, record = Settings(every=1, quiet=True), RunRecord.create(None, script="doctor", seed=0)
-    watch = Watch(settings, record)
+    auto_attach = AutoAttach(settings, record)
     try:
         with torch.random.fork_rng(devices=[]):
-            watch.start()
+            auto_attach.start()
             try:
                 _train(STEPS)
             finally:
-                watch.stop()
+                auto_attach.stop()
     except Exception as error:
         yield Check("self-test", "broken", f"{type(error).__name__}: {error}")
         return

@@ -26,7 +26,7 @@ class Composition:
     count: int = 1
     added: list[Tensor] = field(default_factory=list[Tensor])
 
-    def tell(self, tasks: Tensor | None, count: int) -> None:
+    def begin(self, tasks: Tensor | None, count: int) -> None:
         """Begin a new batch."""
         self.tasks, self.count = tasks, count
         self.added.clear()
@@ -48,7 +48,7 @@ class Composition:
 
     def clear(self) -> None:
         """End the batch."""
-        self.tell(None, self.count)
+        self.begin(None, self.count)
 
     def __deepcopy__(self, memo: object) -> Composition:
         return Composition()

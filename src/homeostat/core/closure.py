@@ -95,7 +95,7 @@ def closure(
             continue
         module = _module(path, edits.get(path))
         waiting += [file for taken in module.imported for file in _resolved(*taken, path, edits)]
-        waiting += [beside for text in module.texts if (beside := _beside(path, text))]
+        waiting += [neighbour for text in module.texts if (neighbour := _neighbour(path, text))]
         if _subpackage(path) not in _OFFERING:
             waiting += [file for text in module.texts for file in _named(text, named)]
     return frozenset(found)
@@ -138,10 +138,10 @@ def _named(text: str, named: Mapping[str, set[Path]]) -> Iterator[Path]:
 
 
 @cache
-def _beside(path: Path, text: str) -> Path | None:
+def _neighbour(path: Path, text: str) -> Path | None:
     """The data file of that name in the folder of a module."""
     plain = re.fullmatch(r"\w[\w-]*\.(?!py$)\w+", text)
-    return beside if plain and (beside := path.with_name(text)).is_file() else None
+    return neighbour if plain and (neighbour := path.with_name(text)).is_file() else None
 
 
 @cache

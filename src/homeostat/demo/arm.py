@@ -59,12 +59,12 @@ class Progress:
     error: str = ""
 
 
-def run_arm(arm: str, seeds: int, tasks: int, folder: Path | None, tell: Callable[[Progress], None]) -> None:
+def run_arm(arm: str, seeds: int, tasks: int, folder: Path | None, show: Callable[[Progress], None]) -> None:
     """Train one arm on every seed in turn. The record of the first seed is written to `folder`."""
     torch.set_num_threads(1)
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for progress in _run_seed(arm, seed, tasks, folder if seed == FIRST_SEED else None):
-            tell(progress)
+            show(progress)
 
 
 def run_arm_in_process(arm: str, seeds: int, tasks: int, folder: Path | None, queue: Any) -> None:

@@ -277,7 +277,7 @@ class ClosedLoop:
         detail: dict[str, Any] = {
             "condition": trial.condition,
             "treatment": _text(trial),
-            "vital": watched(trial.condition)[0],
+            "vital": outcome_of(trial.condition)[0],
         }
         detail["expected_untreated"] = round(trial.expected, 6)
         where = ", ".join(trial.layers)
@@ -288,10 +288,10 @@ def _text(trial: Trial) -> str:
     return remedies_for(trial.condition)[trial.remedy].rungs[trial.rung]
 
 
-def watched(condition: str) -> tuple[str, str]:
+def outcome_of(condition: str) -> tuple[str, str]:
     """The vital by which a treatment of this condition is judged, and the direction in which it gets worse."""
     cls = find("condition", condition)
-    return cls.watch, cls.worse
+    return cls.outcome, cls.worse
 
 
 def gauge(
@@ -301,7 +301,7 @@ def gauge(
 
     Layers of the finding without measurements of the vital are left out; if none remains, every layer counts.
     """
-    vital, worse = watched(condition)
+    vital, worse = outcome_of(condition)
     known = [layer for layer in layers if layer in history.layers(vital)] or history.layers(vital)
     windows = [history.between(vital, layer, after, until) for layer in known]
     values = [median(values) for values in windows if values.size >= readings]
@@ -314,7 +314,7 @@ def heading(condition: str, layers: Sequence[str], history: History, step: int, 
     It is the median over the last quarter window plus `damping` times the Theil-Sen slope over the last window, if the
     trend is for the worse.
     """
-    vital, worse = watched(condition)
+    vital, worse = outcome_of(condition)
     sign = 1 if worse == "higher" else -1
     low, high = find("vital", vital).range
     found: list[float] = []
@@ -330,7 +330,7 @@ def heading(condition: str, layers: Sequence[str], history: History, step: int, 
 
 def improvement(condition: str, reference: float, after: float) -> float:
     """Improvement of the observed vital relative to the reference; positive is better."""
-    _, worse = watched(condition)
+    _, worse = outcome_of(condition)
     change = (after - reference) / max(abs(reference), 1e-12)
     return -change if worse == "higher" else change
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from homeostat.core.component import Component, option
 from homeostat.core.finding import SEVERITIES, Finding, Severity
-from homeostat.diagnosis.courses import Course
+from homeostat.diagnosis.example_histories import ExampleHistory
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -68,13 +68,13 @@ class Condition(Component, abstract=True):
 
     Class attributes:
         reads: names of the vitals it looks at; a new reading of the first is an occasion to judge.
-        watch: name of the vital by which the closed loop judges a treatment, "" when it does not treat this.
-        worse: direction in which `watch` is sick.
+        outcome: name of the vital by which the closed loop judges a treatment; "" if it does not treat the condition.
+        worse: direction in which `outcome` gets worse.
         explains: names of conditions that follow from this one; where both are found, this one comes first.
         explanation: what the condition means, for people.
         remedies: what may help, most promising first.
-        courses: made-up runs that fall ill with it, by name. The laws check that it speaks on them.
-        faults: the same for faults that show in the facts of a run alone.
+        examples: name -> example history in which the condition must be found. The laws check it.
+        faults: name -> example of facts in which the condition must be found.
 
     Settings:
         persistence: consecutive readings on which it must hold before it becomes a finding.
@@ -82,12 +82,12 @@ class Condition(Component, abstract=True):
 
     kind: ClassVar[str] = "condition"
     reads: ClassVar[tuple[str, ...]] = ()
-    watch: ClassVar[str] = ""
+    outcome: ClassVar[str] = ""
     worse: ClassVar[Literal["higher", "lower"]] = "higher"
     explains: ClassVar[tuple[str, ...]] = ()
     explanation: ClassVar[str] = ""
     remedies: ClassVar[tuple[Remedy, ...]] = ()
-    courses: ClassVar[Mapping[str, Course]] = {}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {}
     faults: ClassVar[Mapping[str, Facts]] = {}
     persistence: int = option(3)
 

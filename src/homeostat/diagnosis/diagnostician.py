@@ -81,10 +81,10 @@ class Diagnostician:
         conditions: rules to apply; None means all registered ones.
 
     Attributes:
-        witnesses: functions that receive the facts of every update, for storing them.
+        listeners: functions that receive the facts of every update, for storing them.
     """
 
-    witnesses: ClassVar[list[Callable[[Facts], object]]] = []
+    listeners: ClassVar[list[Callable[[Facts], object]]] = []
 
     def __init__(self, conditions: Sequence[Condition] | None = None) -> None:
         made = [cls() for cls in components("condition").values()] if conditions is None else list(conditions)
@@ -102,8 +102,8 @@ class Diagnostician:
 
     def update(self, history: History, facts: Facts) -> list[Finding]:
         """Judge new readings since the last call, and return the current findings, causes first."""
-        for witness in self.witnesses:
-            witness(facts)
+        for listener in self.listeners:
+            listener(facts)
         ending = facts.ended and not self._ended
         self._ended = facts.ended
         for name, condition in self.conditions.items():

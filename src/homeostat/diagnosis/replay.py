@@ -88,7 +88,7 @@ def changes_of(facts: Sequence[Facts]) -> list[dict[str, Any]]:
 
 def updates(run: StoredRun, conditions: Sequence[Condition] | None = None) -> Iterator[tuple[int, list[Finding]]]:
     """(step, findings) of every update of the diagnosis, from the facts as they were then."""
-    history, doctor, known = History(), Diagnostician(conditions), dict[str, Any]()
+    history, diagnostician, known = History(), Diagnostician(conditions), dict[str, Any]()
     boundaries, rows, at = list(run.boundaries), run.rows(), 0
     for changes in run.facts_at:
         known |= changes
@@ -99,12 +99,12 @@ def updates(run: StoredRun, conditions: Sequence[Condition] | None = None) -> It
                 history.boundary(boundaries.pop(0))
             history.add(*rows[at])
             at += 1
-        yield facts.steps, doctor.update(history, facts)
+        yield facts.steps, diagnostician.update(history, facts)
 
 
 def replay(run: StoredRun, conditions: Sequence[Condition] | None = None) -> dict[str, Finding]:
     """Condition -> the finding at its worst over the whole run."""
-    history, doctor, facts = History(), Diagnostician(conditions), stored_facts(run.facts)
+    history, diagnostician, facts = History(), Diagnostician(conditions), stored_facts(run.facts)
     boundaries, worst, rows = list(run.boundaries), dict[str, Finding](), run.rows()
     for index, row in enumerate(rows):
         while boundaries and boundaries[0] < row[0]:
@@ -113,10 +113,10 @@ def replay(run: StoredRun, conditions: Sequence[Condition] | None = None) -> dic
         last = index + 1 == len(rows)
         if last or rows[index + 1][0] > row[0]:
             now = dataclasses.replace(facts, steps=facts.steps if last else row[0], ended=last)
-            for finding in doctor.update(history, now):
+            for finding in diagnostician.update(history, now):
                 worst[finding.condition] = _worse(worst.get(finding.condition), finding)
     if not rows:
-        worst = {f.condition: f for f in doctor.update(history, dataclasses.replace(facts, ended=True))}
+        worst = {f.condition: f for f in diagnostician.update(history, dataclasses.replace(facts, ended=True))}
     return worst
 
 

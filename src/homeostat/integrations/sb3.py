@@ -248,7 +248,7 @@ class _Follow:
         except HomeostatError as error:
             if self._strict:
                 raise
-            self.run.tell(JournalEntry(0, "homeostat", "refuse", network.label, str(error)))
+            self.run.add_entry(JournalEntry(0, "homeostat", "refuse", network.label, str(error)))
             self.run.not_measured(network.label, str(error))
 
     def after_step(self, optimizer: Any) -> None:

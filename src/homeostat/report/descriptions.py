@@ -32,8 +32,8 @@ class Meaning:
 def vital_meanings() -> dict[str, Meaning]:
     """Vital -> meaning, for every registered vital and what is read at steps or from losses. There may be others."""
     known = components("vital")
-    beside = {name: Meaning(line, unit) for name, (line, unit) in {**STEP_SERIES, **LOSS_SERIES}.items()}
-    return beside | {
+    series = {name: Meaning(line, unit) for name, (line, unit) in {**STEP_SERIES, **LOSS_SERIES}.items()}
+    return series | {
         name: Meaning(first_sentence(cls), cls.unit, cls.worse, math.isfinite(cls.range[1]))
         for name, cls in known.items()
     }

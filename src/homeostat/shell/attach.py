@@ -21,7 +21,7 @@ from homeostat.core.treatment import Treatment
 from homeostat.core.vital import Vital
 from homeostat.record.reader import Points
 from homeostat.shell.checkpoint.autosave import Autosave
-from homeostat.shell.checkpoint.checkpoint import CheckpointDraft, CheckpointKeeper
+from homeostat.shell.checkpoint.checkpoint import CheckpointDraft, CheckpointManager
 from homeostat.shell.checkpoint.run_state import continue_run
 from homeostat.shell.checkpoint.training_state import check_extra
 from homeostat.shell.ddp.process_group import own_folder, rank
@@ -120,10 +120,10 @@ def attach(
     network.elements = ElementSteps.of(optimizers) if treat.element_steps else None
     if rank() > 0:  # one file, and the first rank writes it
         checkpoint = replace(checkpoint, save=None, every=None)
-    keeper = CheckpointKeeper.of(checkpoint)
-    if keeper.resumed is not None:
-        keeper.resumed.check(settings, network, keeper.extra)
-    return AttachedRun(settings, network, strict, keeper)
+    checkpoints = CheckpointManager.of(checkpoint)
+    if checkpoints.resumed is not None:
+        checkpoints.resumed.check(settings, network, checkpoints.extra)
+    return AttachedRun(settings, network, strict, checkpoints)
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:
@@ -138,20 +138,20 @@ class AttachedRun:
     """An attached run. Created by `attach`."""
 
     def __init__(
-        self, settings: Settings, network: Network, strict: bool = False, keeper: CheckpointKeeper | None = None
+        self, settings: Settings, network: Network, strict: bool = False, checkpoints: CheckpointManager | None = None
     ) -> None:
-        self._keeper = keeper or CheckpointKeeper()
-        undo = self._keeper.restore(network, settings.seed)
-        self._record = open_for(settings, self._keeper.resumed and self._keeper.resumed.run, warn, strict)
+        self._checkpoints = checkpoints or CheckpointManager()
+        undo = self._checkpoints.restore(network, settings.seed)
+        self._record = open_for(settings, self._checkpoints.resumed and self._checkpoints.resumed.run, warn, strict)
         self._run = Run(settings, self._record, strict)
         try:
             self._network: NetworkRun = self._run.add(network, in_loop=True)
             self._stages = LoopHooks(self._network.treatments)
             self._run.start()
-            self._keeper.begin(self._run, warn)
-            self._autosave = Autosave(self._run, self._keeper, warn)
+            self._checkpoints.begin(self._run, warn)
+            self._autosave = Autosave(self._run, self._checkpoints, warn)
             self._get_to_know(settings, strict)
-            self._keeper.finish()
+            self._checkpoints.finish()
         except BaseException:
             self._run.stop("failed")
             undo()
@@ -301,7 +301,7 @@ class AttachedRun:
             BadInput: an object cannot be saved without pickling; the message names it. Nothing was written.
             CheckpointError: the file cannot be written; an earlier checkpoint is unchanged.
         """
-        given = self._keeper.extra if extra is None else check_extra(extra)
+        given = self._checkpoints.extra if extra is None else check_extra(extra)
         return CheckpointDraft(self._run, given if network else {}, network).write(Path(path))
 
     def state_dict(self) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class Network:
         parameters = dict(self.model.named_parameters())
         return [n for n in sorted(self.moved) if n in parameters and parameters[n].grad is not None]
 
-    def watch_gradients(self) -> None:
+    def update_no_gradient(self) -> None:
         """Remove parameters that have a gradient or have changed from `no_gradient`.
 
         A part that is trained on other steps than those that are read has no gradient on these.
@@ -193,7 +193,7 @@ class Network:
             without = [n for n in self.no_gradient if n in parameters and parameters[n].grad is None]
             self.no_gradient = {n for n in without if not self._changes.changed(parameters[n])}
 
-    def watch_rate(self) -> None:
+    def update_rate(self) -> None:
         """Note the current learning rate."""
         now = self.learning_rate()
         if now == now:

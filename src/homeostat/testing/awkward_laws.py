@@ -112,9 +112,9 @@ def _poisoned(it: AttachedLoop, number: int) -> None:
 def _treated(it: AttachedLoop) -> dict[str, Tensor]:
     """The treatment's state, read from the state_dict of the run."""
     networks = it.run.state_dict()["networks"]
-    courses = [course for network in networks.values() for course in network["treatments"]["applied"].values()]
-    assert courses, "the treatment was stopped by a NaN batch"
-    return {name: value for course in courses for name, value in course["state"].items()}
+    applied = [one for network in networks.values() for one in network["treatments"]["applied"].values()]
+    assert applied, "the treatment was stopped by a NaN batch"
+    return {name: value for one in applied for name, value in one["state"].items()}
 
 
 def any_network(treatment: Treatment, thorough: bool) -> None:

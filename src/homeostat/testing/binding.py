@@ -17,6 +17,6 @@ def bound(table: Table, subject: Callable[[], Any]) -> list[Law]:
     return [Law(name, sentence(check), lambda check=check: check(subject())) for name, check in table.items()]
 
 
-def told(*tables: Table) -> dict[str, str]:
+def statements(*tables: Table) -> dict[str, str]:
     """Name -> statement of every law of these tables."""
     return {name: sentence(check) for table in tables for name, check in table.items()}

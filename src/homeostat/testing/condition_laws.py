@@ -12,11 +12,11 @@ from homeostat.core.finding import SEVERITIES, Finding
 from homeostat.core.snapshot import layer_of
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis import Condition, Diagnostician, Facts, History
-from homeostat.diagnosis.courses import READINGS, Course
+from homeostat.diagnosis.example_histories import READINGS, ExampleHistory
 from homeostat.testing import common_laws as facts
 from homeostat.testing import histories
-from homeostat.testing.binding import Check, bound, told
-from homeostat.testing.histories import EVERY, FACTS, courses, faults
+from homeostat.testing.binding import Check, bound, statements
+from homeostat.testing.histories import EVERY, FACTS, examples, faults
 from homeostat.testing.law import DoesNotApply, Law
 
 LEVELS = tuple(step / 12 for step in range(13))
@@ -29,7 +29,7 @@ def laws_for(condition: Condition, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a condition."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def _explains_itself(condition: Condition) -> None:
@@ -37,8 +37,8 @@ def _explains_itself(condition: Condition) -> None:
     assert len(condition.explanation.split()) >= 8, "its explanation is not a sentence"
     assert condition.worse in ("higher", "lower"), f"worse is {condition.worse!r}"
     assert isinstance(condition.reads, tuple), "reads is not a tuple of names of vitals"
-    assert not condition.watch or condition.watch in condition.reads, (
-        f"it watches {condition.watch}, but does not read it"
+    assert not condition.outcome or condition.outcome in condition.reads, (
+        f"its outcome is {condition.outcome}, which it does not read"
     )
     assert condition.persistence >= 1, f"persistence is {condition.persistence}"
 
@@ -57,9 +57,9 @@ def _silent_without_evidence(condition: Condition) -> None:
         assert _judged(condition, histories.constant(None)) is None, (
             "it finds something although every reading is missing"
         )
-    for name, course in courses(condition).items():
+    for name, example in examples(condition).items():
         few = Diagnostician([condition])
-        for count, history in histories.growing(course, 1.0, condition.persistence - 1):
+        for count, history in histories.growing(example, 1.0, condition.persistence - 1):
             found = few.update(history, FACTS)
             assert not found, (
                 f"with {name} it finds something after {count} readings, fewer than {condition.persistence}"
@@ -74,20 +74,20 @@ def _silent_on_health(condition: Condition) -> None:
 
 
 def _speaks(condition: Condition) -> None:
-    """It finds something on each of its own courses, and on at least one course or wiring fault."""
+    """It finds something on each of its own examples, and on at least one example or wiring fault."""
     known = {vital for vital, _ in histories.healthy_values(0.0, 0)}
-    for name, course in condition.courses.items():
-        assert _ranks(condition, course)[-1] >= 0, f"it finds nothing on its own course {name!r}"
-    if any(_ranks(condition, course)[-1] >= 0 for course in courses(condition).values()) or _wired(condition):
+    for name, example in condition.examples.items():
+        assert _ranks(condition, example)[-1] >= 0, f"it finds nothing on its own example {name!r}"
+    if any(_ranks(condition, example)[-1] >= 0 for example in examples(condition).values()) or _wired(condition):
         return
     if foreign := sorted(set(condition.reads) - known):
-        raise DoesNotApply(f"no course known here concerns {', '.join(foreign)}, which it reads")
-    raise AssertionError("it finds nothing on any course, nor on any wiring fault")
+        raise DoesNotApply(f"no known example concerns {', '.join(foreign)}, which it reads")
+    raise AssertionError("it finds nothing on any example, nor on any wiring fault")
 
 
-def _ranks(condition: Condition, course: Course) -> list[int]:
-    """Severity by degree of the course: -1 nothing found, 0 info, 1 warning, 2 critical."""
-    findings = [_judged(condition, histories.ill_with(course, ill)) for ill in LEVELS]
+def _ranks(condition: Condition, example: ExampleHistory) -> list[int]:
+    """Severity by degree: -1 nothing found, 0 info, 1 warning, 2 critical."""
+    findings = [_judged(condition, histories.sick(example, degree)) for degree in LEVELS]
     return [SEVERITIES.index(f.severity) if f else -1 for f in findings]
 
 
@@ -100,21 +100,21 @@ def _wired(condition: Condition) -> list[Finding]:
 def _monotone(condition: Condition) -> None:
     """As a run gets worse, the severity never falls."""
     spoke = False
-    for name, course in courses(condition).items():
-        ranks = _ranks(condition, course)
+    for name, example in examples(condition).items():
+        ranks = _ranks(condition, example)
         if ranks[-1] < 0 and max(ranks) < 0:
             continue
         spoke = True
         falls = [f"{a:.2f}" for a, before, after in zip(LEVELS, ranks, ranks[1:], strict=False) if after < before]
         assert not falls, f"with {name} the severity falls from degree {', '.join(falls)} on: {ranks}"
     if not spoke:
-        raise DoesNotApply("it shows on no course that has degrees")
+        raise DoesNotApply("it is found in no example that has degrees")
 
 
 def _pure(condition: Condition) -> None:
     """The same history gives the same finding; history, facts and global random state do not change."""
-    for course in courses(condition).values():
-        history = histories.ill_with(course, 1.0)
+    for example in examples(condition).values():
+        history = histories.sick(example, 1.0)
         before, random = json.dumps(history.state_dict()), torch.get_rng_state()
         first, again = _judged(condition, history), _judged(condition, history)
         fresh = _judged(condition, History.load(json.loads(before)))
@@ -150,8 +150,8 @@ def _sound(condition: Condition, found: Finding, history: History, known: Facts)
 
 def _names_layers(condition: Condition) -> None:
     """A finding names only measured layers, and has a severity, a sentence with numbers, and the condition's name."""
-    for course in courses(condition).values():
-        history = histories.ill_with(course, 1.0)
+    for example in examples(condition).values():
+        history = histories.sick(example, 1.0)
         if (found := _judged(condition, history)) is not None:
             _sound(condition, found, history, FACTS)
     for known in faults(condition).values():
@@ -161,7 +161,7 @@ def _names_layers(condition: Condition) -> None:
 
 def _json(condition: Condition) -> None:
     """A finding survives a round trip through strict JSON."""
-    found = [_judged(condition, histories.ill_with(course, 1.0)) for course in courses(condition).values()]
+    found = [_judged(condition, histories.sick(example, 1.0)) for example in examples(condition).values()]
     for finding in [*filter(None, found), *_wired(condition)]:
         data = finding.to_json()
         try:
@@ -173,9 +173,9 @@ def _json(condition: Condition) -> None:
 
 def _resumable(condition: Condition) -> None:
     """Diagnosis that is saved as JSON in the middle of a run and continued gives the same findings."""
-    for name, course in courses(condition).items():
+    for name, example in examples(condition).items():
         whole, first = Diagnostician([condition]), Diagnostician([condition])
-        for count, history in histories.growing(course, 1.0):
+        for count, history in histories.growing(example, 1.0):
             if count % 7:
                 continue
             whole.update(history, FACTS)
@@ -192,9 +192,9 @@ def _resumable(condition: Condition) -> None:
 def _eases(condition: Condition) -> None:
     """The relaxed rule, which clears a finding, holds wherever the rule itself does."""
     eased = condition.eased()
-    for name, course in courses(condition).items():
-        for ill in (0.5, 0.75, 1.0):
-            history = histories.ill_with(course, ill)
+    for name, example in examples(condition).items():
+        for degree in (0.5, 0.75, 1.0):
+            history = histories.sick(example, degree)
             strict, loose = (rule.signs(history, FACTS) for rule in (condition, eased))
             for layer, sign in strict.items():
                 assert layer in loose and loose[layer].rank >= sign.rank, f"with {name} easing makes {layer} milder"

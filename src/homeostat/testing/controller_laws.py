@@ -12,7 +12,7 @@ from homeostat.core.controller import Controller
 from homeostat.core.random import Draw
 from homeostat.core.treatment import State
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import Law
 
 SATURATED = 500
@@ -27,7 +27,7 @@ def laws_for(controller: Controller, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a controller."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def _range(controller: Controller) -> tuple[float, float, float]:

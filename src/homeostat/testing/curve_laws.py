@@ -10,7 +10,7 @@ from homeostat.core.curve import Array, Curve, Fitted
 from homeostat.core.errors import BadInput, BadSetting
 from homeostat.core.random import derived_seed
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import Law
 
 POINTS = 24
@@ -30,7 +30,7 @@ def laws_for(curve: Curve, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a curve."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def points(curve: Curve, number: int = POINTS) -> Array:

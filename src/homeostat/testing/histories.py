@@ -9,7 +9,7 @@ from functools import cache
 from homeostat.core.component import components
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis import Condition, Facts, History, OptimizerFacts
-from homeostat.diagnosis.courses import LAYERS, READINGS, TASK, Course, Point, wobble
+from homeostat.diagnosis.example_histories import LAYERS, READINGS, TASK, ExampleHistory, Point, wobble
 from homeostat.diagnosis.facts import LossFacts
 
 EVERY = 10
@@ -38,15 +38,17 @@ def healthy_values(t: float, index: int) -> dict[tuple[str, str], float]:
         found |= {("dormant-units", layer): 0.06 + wobble(i, 0.02), ("saturated-units", layer): 0.1 + wobble(i, 0.02)}
         found |= {("effective-rank", layer): 9.0 + wobble(i, 0.4), ("weight-norm", layer): 5.0 + t}
         found |= {("gradient-norm", layer): 0.5 * math.exp(-2 * t) * (1 + wobble(i, 0.1))}
-    for course in courses().values():  # vitals that only a condition's own course defines
-        for vital, layer, value in course(t, 0.0):
+    for example in examples().values():  # vitals that only the examples of a condition define
+        for vital, layer, value in example(t, 0.0):
             found.setdefault((vital, layer), value)
     return found
 
 
-def courses(*more: Condition) -> dict[str, Course]:
-    """Courses of sick runs: those of all registered conditions and these. Name -> course."""
-    return {name: course for one in (*components("condition").values(), *more) for name, course in one.courses.items()}
+def examples(*more: Condition) -> dict[str, ExampleHistory]:
+    """Example histories of all registered conditions and of these. Name -> example."""
+    return {
+        name: example for one in (*components("condition").values(), *more) for name, example in one.examples.items()
+    }
 
 
 def faults(*more: Condition) -> dict[str, Facts]:
@@ -54,12 +56,12 @@ def faults(*more: Condition) -> dict[str, Facts]:
     return {name: facts for one in (*components("condition").values(), *more) for name, facts in one.faults.items()}
 
 
-def growing(course: Course, ill: float, readings: int = READINGS) -> Iterator[tuple[int, History]]:
-    """(number of readings, history) of a run on a course with this degree. All pairs share one growing history."""
+def growing(example: ExampleHistory, degree: float, readings: int = READINGS) -> Iterator[tuple[int, History]]:
+    """(number of readings, history) of an example of this degree. All pairs share one growing history."""
     history = History(capacity=_CAPACITY)
     for index in range(readings):
         t = index / (READINGS - 1)
-        values = {**healthy_values(t, index), **{(v, la): x for v, la, x in course(t, ill)}}
+        values = {**healthy_values(t, index), **{(v, la): x for v, la, x in example(t, degree)}}
         step = 1 + index * EVERY
         history.extend((step, vital, layer, value) for (vital, layer), value in values.items())
         if (index + 1) % (READINGS // 10) == 0 and index + 1 < READINGS:
@@ -68,14 +70,14 @@ def growing(course: Course, ill: float, readings: int = READINGS) -> Iterator[tu
 
 
 @cache
-def ill_with(course: Course, ill: float) -> History:
-    """The whole run on a course with this degree. It is shared; the law "pure" detects changes to it."""
-    *_, (_, history) = growing(course, ill)
+def sick(example: ExampleHistory, degree: float) -> History:
+    """The whole history of an example of this degree. It is shared; the law "pure" detects changes to it."""
+    *_, (_, history) = growing(example, degree)
     return history
 
 
-def well(t: float, ill: float) -> Iterable[Point]:
-    """The course of a healthy run."""
+def well(t: float, degree: float) -> Iterable[Point]:
+    """A healthy run: no reading differs."""
     return ()
 
 

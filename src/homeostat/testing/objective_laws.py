@@ -12,7 +12,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.objective import Batch, Field, Losses, Objective, Stats
 from homeostat.core.random import Draw
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import DoesNotApply, Law
 
 ITEMS, TOKENS = 11, 6
@@ -28,7 +28,7 @@ def laws_for(objective: Objective, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of an objective."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def batch_for(

@@ -96,8 +96,8 @@ def _module(place: str) -> ModuleType:
 def _where(error: Exception) -> str:
     """The error's message in one line, and the line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    told = frames and not isinstance(error, SyntaxError) and not frames[-1].filename.startswith("<")
-    line = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if told else ""
+    located = frames and not isinstance(error, SyntaxError) and not frames[-1].filename.startswith("<")
+    line = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if located else ""
     return " ".join(str(error).split()) + line
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from homeostat.core.errors import BadInput
 from homeostat.core.stream import Stream
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import DoesNotApply, Law
 
 
@@ -29,7 +29,7 @@ def laws_for(stream: Stream, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a stream."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def _length(stream: Stream) -> None:

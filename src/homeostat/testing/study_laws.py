@@ -6,7 +6,7 @@ from typing import Any
 
 from homeostat.core.component import Component
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import Law
 
 
@@ -17,7 +17,7 @@ def laws_for(study: Component, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a study."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def _states_its_claim(study: Any) -> None:

@@ -16,7 +16,7 @@ from homeostat.core.treatment import Stage, State, Treatment
 from homeostat.shell.run.compatibility import OPENED_BY
 from homeostat.testing import awkward_laws, engine_laws, grid_runs, reset_laws, trace_laws, two_processes
 from homeostat.testing import common_laws as facts
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.fleet_law import lifts
 from homeostat.testing.grid import CONV, DOUBLE, FROZEN, HALF, MLP, Case, suited
 from homeostat.testing.law import DoesNotApply, Law
@@ -51,7 +51,7 @@ def laws_for(treatment: Treatment, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a treatment."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def _of(view: str, check: Callable[[Any], None]) -> Check:

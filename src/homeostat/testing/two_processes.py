@@ -57,8 +57,8 @@ def _saved_half_way(treatment: Treatment, case: str, path: Path) -> dict[str, Te
     it.run.save(path.with_name(f"{path.name}.saved"))
     module, name = type(treatment).__module__, type(treatment).__qualname__
     file = str(getattr(sys.modules[module], "__file__", ""))
-    told = {"case": case, "class": [module, name, file], "settings": treatment.settings()}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(told), encoding="utf-8")
+    settings = {"case": case, "class": [module, name, file], "settings": treatment.settings()}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(settings), encoding="utf-8")
     it.go(HALF + 1, STEPS)
     return _end(it)
 
@@ -69,8 +69,8 @@ def _end(it: AttachedLoop) -> dict[str, Tensor]:
     for number, state in it.optimizer.state_dict()["state"].items():
         found |= {f"optimizer/{number}/{k}": torch.as_tensor(v).clone() for k, v in state.items()}
     for network in it.run.state_dict()["networks"].values():
-        for name, course in network["treatments"]["applied"].items():
-            found |= {f"{name}/{k}": v.clone() for k, v in course["state"].items()}
+        for name, applied in network["treatments"]["applied"].items():
+            found |= {f"{name}/{k}": v.clone() for k, v in applied["state"].items()}
     it.run.detach()
     return found
 
@@ -87,14 +87,14 @@ def main(folder: str) -> None:
     """Continue every run saved in the folder. Runs in the new process."""
     torch.set_num_threads(1)
     for path in sorted(Path(folder).glob("*.json")):
-        told = json.loads(path.read_text("utf-8"))
-        torch.save(_continued(told, path.with_suffix(".saved")), path.with_suffix(".end"))
+        settings = json.loads(path.read_text("utf-8"))
+        torch.save(_continued(settings, path.with_suffix(".saved")), path.with_suffix(".end"))
 
 
-def _continued(told: Mapping[str, Any], saved: Path) -> dict[str, Tensor]:
+def _continued(settings: Mapping[str, Any], saved: Path) -> dict[str, Tensor]:
     """The final tensors of a run resumed from a checkpoint, on a network with different initial weights."""
-    treatment = loaded(*told["class"])(**told["settings"])
-    case = grid.suited(getattr(grid, told["case"]), treatment)
+    treatment = loaded(*settings["class"])(**settings["settings"])
+    case = grid.suited(getattr(grid, settings["case"]), treatment)
     it = loop(treatment, eager, case, seed=1, resume=saved)
     it.go(HALF + 1, STEPS)
     return _end(it)

@@ -13,7 +13,7 @@ from homeostat.core.snapshot import Reading
 from homeostat.core.vital import NETWORK, Vital
 from homeostat.testing import common_laws as facts
 from homeostat.testing import inputs
-from homeostat.testing.binding import Check, bound, told
+from homeostat.testing.binding import Check, bound, statements
 from homeostat.testing.law import DoesNotApply, Law
 from homeostat.testing.transparency import transparent
 
@@ -27,7 +27,7 @@ def laws_for(vital: Vital, thorough: bool = False) -> list[Law]:
 
 def laws_of_kind() -> dict[str, str]:
     """Name -> statement of every law of a vital."""
-    return told(TABLE)
+    return statements(TABLE)
 
 
 def states_its_facts(vital: Vital) -> None:

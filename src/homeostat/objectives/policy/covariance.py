@@ -18,7 +18,7 @@ from torch import Tensor
 from homeostat.core.component import Cite, knob
 from homeostat.core.objective import Batch, Field, Knobs, Losses, Objective, Stats, counted, log_probability
 from homeostat.core.tensors import Reducers, broadcast_knob
-from homeostat.objectives.policy.policy_gradient import TOKENS, Surrogate, counting, per_token, surrogate, told
+from homeostat.objectives.policy.policy_gradient import TOKENS, Surrogate, counting, diagnostics, per_token, surrogate
 
 CITE = Cite.of("entropy-mechanism")
 _RECIPE = "the authors' released recipe for 7B"
@@ -210,4 +210,4 @@ def _ranked(cov: Tensor, counts: Tensor) -> Tensor:
 
 def _told(parts: Surrogate, cov: Tensor, chosen: Tensor, batch: Batch, stats: Stats) -> dict[str, Tensor]:
     found = {"covariance": cov, "chosen fraction": chosen.to(cov.dtype)}
-    return {**told(parts, batch, stats), **{name: per_token(v, batch, stats) for name, v in found.items()}}
+    return {**diagnostics(parts, batch, stats), **{name: per_token(v, batch, stats) for name, v in found.items()}}

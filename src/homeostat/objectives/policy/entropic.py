@@ -17,10 +17,10 @@ from homeostat.objectives.policy.policy_gradient import (
     PPO,
     TOKENS,
     counting,
+    diagnostics,
     dual_clipped,
     per_token,
     surrogate,
-    told,
 )
 
 _CODE = "the authors' released code (core_algos.py)"
@@ -82,7 +82,7 @@ class Entropic(Objective):
             + broadcast_knob(knobs["alpha"], pressed) * pressed
         )
         share = per_token(confident.to(values.dtype), batch, stats)
-        return Losses(values, {**told(parts, batch, stats), "confident fraction": share})
+        return Losses(values, {**diagnostics(parts, batch, stats), "confident fraction": share})
 
 
 def _confident(batch: Batch, threshold: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def per_token(values: Tensor, batch: Batch, stats: Stats) -> Tensor:
     return counted(values, batch["mask"]) / broadcast_knob(stats["tokens"].clamp(min=1), values)
 
 
-def told(parts: Surrogate, batch: Batch, stats: Stats) -> dict[str, Tensor]:
+def diagnostics(parts: Surrogate, batch: Batch, stats: Stats) -> dict[str, Tensor]:
     """Diagnostics of every policy-gradient objective: share of clipped tokens, and E[log pi_old - log pi]."""
     found = {"clip fraction": parts.outside.to(parts.ratio.dtype), "approximate KL": -parts.log_ratio}
     return {name: per_token(value, batch, stats).detach() for name, value in found.items()}
@@ -116,7 +116,7 @@ class ClippedPolicyGradient(Objective):
 
     def losses(self, batch: Batch, stats: Stats, knobs: Knobs) -> Losses:
         parts = surrogate(batch, knobs["low"], knobs["high"])
-        return Losses(per_token(dual_clipped(parts, knobs["dual"]), batch, stats), told(parts, batch, stats))
+        return Losses(per_token(dual_clipped(parts, knobs["dual"]), batch, stats), diagnostics(parts, batch, stats))
 
 
 def dual_clipped(parts: Surrogate, dual: Tensor) -> Tensor:

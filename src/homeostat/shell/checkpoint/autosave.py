@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from homeostat.core.errors import HomeostatError
 from homeostat.core.signals import pass_on
-from homeostat.shell.checkpoint.checkpoint import CheckpointDraft, CheckpointKeeper
+from homeostat.shell.checkpoint.checkpoint import CheckpointDraft, CheckpointManager
 from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS
 from homeostat.shell.hooks.step_hooks import STEP_HOOKS, Arguments
 from homeostat.shell.run.run import Run
@@ -29,7 +29,7 @@ class Autosave:
         warn: shows a message to the user.
     """
 
-    def __init__(self, run: Run, options: CheckpointKeeper, warn: Callable[[str], object]) -> None:
+    def __init__(self, run: Run, options: CheckpointManager, warn: Callable[[str], object]) -> None:
         self._run, self._options, self._warn = run, options, warn
         self._draft: CheckpointDraft | None = None
         self._seen, self._warned, self._owner = run.steps, "", os.getpid()

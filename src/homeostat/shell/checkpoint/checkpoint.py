@@ -167,7 +167,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class CheckpointKeeper:
+class CheckpointManager:
     """Resumes a run, and knows what is saved of it.
 
     Args:
@@ -182,7 +182,7 @@ class CheckpointKeeper:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, options: CheckpointOptions) -> CheckpointKeeper:
+    def of(cls, options: CheckpointOptions) -> CheckpointManager:
         """From the user's options; reads the checkpoint to continue from.
 
         Raises:
@@ -232,7 +232,7 @@ def note_resumption(run: Run, resumed: Checkpoint, warn: Callable[[str], object]
     whose = "" if record.run == resumed.run else f" of {resumed.run}"
     why = f"resumed from the checkpoint of step {resumed.steps}{whose}"
     why += f"; {superseded} steps recorded after it are left out" if superseded else ""
-    run.tell(JournalEntry(resumed.steps, "homeostat", "resume", resumed.path.name, why, detail=fact))
+    run.add_entry(JournalEntry(resumed.steps, "homeostat", "resume", resumed.path.name, why, detail=fact))
 
 
 def _version() -> str:

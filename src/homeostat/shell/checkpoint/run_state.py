@@ -155,7 +155,7 @@ def _traces(latest: TracedNetwork) -> list[TracedNetwork]:
 
 
 def _planned(network: Network, traced: TracedNetwork, treatment: Treatment, seed: int) -> Sequence[Edit]:
-    runner = TreatmentRunner(network, seed, dry_run=True, tell=lambda entry: None)
+    runner = TreatmentRunner(network, seed, dry_run=True, add_entry=lambda entry: None)
     runner.traced = traced
     applied = AppliedTreatment(treatment, treatment.knobs())
     with torch.no_grad():

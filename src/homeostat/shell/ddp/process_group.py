@@ -26,7 +26,7 @@ from homeostat.shell.hooks.wrappers import wrappers_of
 MEETING_SECONDS = 60.0
 """How long a rank waits for the others when they meet at the first forward pass."""
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_meetings = 0
+_exchanges = 0
 
 
 class ProcessGroup:
@@ -50,16 +50,16 @@ class ProcessGroup:
         """Whether ranks may run out of batches one after another (`with model.join()`), so that they cannot meet."""
         return is_joining(self._wrapper)
 
-    def meet(self, what: Any) -> list[Any]:
+    def exchange(self, what: Any) -> list[Any]:
         """Exchange something JSON-friendly once, off the collectives, in the order of the ranks.
 
         Raises:
             BadInput: a rank did not come.
         """
-        global _meetings
+        global _exchanges
         seconds = MEETING_SECONDS
-        _meetings += 1
-        store = dist.distributed_c10d.PrefixStore(f"homeostat/{_meetings}", default_store())
+        _exchanges += 1
+        store = dist.distributed_c10d.PrefixStore(f"homeostat/{_exchanges}", default_store())
         me = dist.get_rank()
         try:
             store.set(f"{me}", json.dumps(what))
@@ -68,7 +68,7 @@ class ProcessGroup:
             store.set(f"{me}/heard", "")  # nobody goes on before all have heard all
             self._wait(store, "/heard", seconds)
         except RuntimeError as error:
-            _meetings -= 1  # those who come later are to meet under this number
+            _exchanges -= 1  # those who come later use this number
             for key in (f"{me}", f"{me}/heard"):
                 store.delete_key(key)
             pass_on(error)

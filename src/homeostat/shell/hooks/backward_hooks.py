@@ -96,8 +96,8 @@ class BackwardHooks:
 
     def _failed(self, error: Exception) -> None:
         """Report an internal error; it must not interrupt `backward` or `step` of the script."""
-        for tell in tuple(self.on_error):
-            tell(error)
+        for listener in tuple(self.on_error):
+            listener(error)
 
     def _see(self, tensors: Any) -> None:
         roots = (tensors,) if isinstance(tensors, Tensor) else tensors
@@ -105,8 +105,8 @@ class BackwardHooks:
         if not isinstance(roots, Sequence):
             return
         if len(roots) == 1 and isinstance(roots[0], Tensor) and is_plain(roots[0]):
-            for tell in self.on_backward:
-                tell(roots[0])
+            for listener in self.on_backward:
+                listener(roots[0])
         for root in roots:
             if isinstance(root, Tensor) and is_plain(root) and root.numel() == 1 and not root.is_complex():
                 self._keep(root)
@@ -115,8 +115,8 @@ class BackwardHooks:
         """Like `_see`, for the usual case of a 0-dim loss."""
         self.backwards += 1
         if is_plain(loss):
-            for tell in self.on_backward:
-                tell(loss)
+            for listener in self.on_backward:
+                listener(loss)
             if not loss.is_complex():
                 self._keep(loss)
 
@@ -166,8 +166,8 @@ class BackwardHooks:
                 try:
                     with without_modes():
                         self.take()
-                        for tell in self.on_skipped:
-                            tell(optimizer)
+                        for listener in self.on_skipped:
+                            listener(optimizer)
                 except Exception as error:
                     pass_on(error)
                     self._failed(error)

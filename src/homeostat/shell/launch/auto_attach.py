@@ -25,7 +25,7 @@ from homeostat.shell.run.run import Run
 from homeostat.shell.run.settings import Settings
 
 
-class Watch:
+class AutoAttach:
     """A run that finds its networks by itself.
 
     At the first step of an unknown optimizer, its networks are searched among all live modules. They are measured from
@@ -106,7 +106,7 @@ class Watch:
                 self.run.add(network).tracing.await_first_call()
             except HomeostatError as error:
                 pass_on(error)
-                self.run.tell(JournalEntry(0, "homeostat", "refuse", network.label, str(error)))
+                self.run.add_entry(JournalEntry(0, "homeostat", "refuse", network.label, str(error)))
                 self.run.not_measured(network.label or "the network", str(error))
         self._outside += not any(stepping in new.optimizers for new in found.networks)
         for loose in found.loose:

@@ -153,8 +153,8 @@ def _existing(name: str) -> str:
     if program:
         raise BadInput(f"{name!r} is a program, but not one written in Python: give the script it runs")
     folder = os.path.dirname(name) or "."
-    beside = [f for f in os.listdir(folder) if f.endswith(".py")] if os.path.isdir(folder) else []
-    near = difflib.get_close_matches(os.path.basename(name), beside, n=1)
+    scripts = [f for f in os.listdir(folder) if f.endswith(".py")] if os.path.isdir(folder) else []
+    near = difflib.get_close_matches(os.path.basename(name), scripts, n=1)
     hint = (
         f"did you mean {os.path.join(os.path.dirname(name), near[0])!r}?"
         if near

@@ -110,10 +110,10 @@ class Session:
         self._settings = replace(settings, quiet=settings.quiet or self.rank > 0)
         self.status = StatusLine(quiet=self._settings.quiet)
         self._isolation = ModuleIsolation(program.folder)
-        self._arrival = ImportHook("torch", self._start)
-        self._pid, self._arrived = os.getpid(), False
+        self._import_hook = ImportHook("torch", self._start)
+        self._pid, self._imported = os.getpid(), False
         self._failed: dict[str, dict[str, Any]] = {}
-        self._watch: Any = None
+        self._auto_attach: Any = None
         self._record: Any = None
         self.findings: list[Finding] = []
 
@@ -122,19 +122,19 @@ class Session:
         os.environ[ACTIVE] = str(self._pid)
         with self._survive("starting"):
             self._isolation.begin()
-            self._arrival.await_import()
+            self._import_hook.await_import()
 
     def end(self, status: str) -> None:
         """Stop measuring, write the files and print the summary. Does nothing in a forked child."""
         if os.getpid() != self._pid:
             return
         with self._survive("ending"), self._isolation.own_imports():
-            self._arrival.forget()
-            if self._watch is not None:
-                self._watch.stop(status)
+            self._import_hook.forget()
+            if self._auto_attach is not None:
+                self._auto_attach.stop(status)
             self.status.close()
             if self._record is not None:
-                if self._watch is None:  # else the run has closed the record
+                if self._auto_attach is None:  # else the run has closed the record
                     self._note_failures()
                 self._record.close(status)
                 self.findings = list(self._record.findings())
@@ -154,15 +154,15 @@ class Session:
     def _start(self) -> None:
         if os.getpid() != self._pid:
             return
-        self._arrived = True
+        self._imported = True
         with self._survive("starting"), self._isolation.own_imports():
-            from homeostat.shell.launch.auto_attach import Watch
+            from homeostat.shell.launch.auto_attach import AutoAttach
 
             self._record = self._open_record(self._settings.record)
             self.status.open()
-            watch = Watch(self._settings, self._record, self.status)
-            watch.start()
-            self._watch = watch
+            auto_attach = AutoAttach(self._settings, self._record, self.status)
+            auto_attach.start()
+            self._auto_attach = auto_attach
 
     def _open_record(self, folder: Path | None) -> Any:
         """A new record; in memory, with a fact that says so, if the folder cannot be written."""
@@ -184,7 +184,7 @@ class Session:
         record = self._record
         if record is None:
             record = self._record = self._open_record(None)
-            if not self._arrived:
+            if not self._imported:
                 record.add_not_measured("every vital", f"the script {_NO_TORCH}")
             self._note_failures()
             record.close("finished")
@@ -197,10 +197,10 @@ class Session:
     def _conclude(self) -> None:
         if self._settings.quiet:
             return
-        if self._failed and (self._watch is None or self._record.meta.steps == 0):
+        if self._failed and (self._auto_attach is None or self._record.meta.steps == 0):
             why = "; ".join(f"{part} failed ({entry['why']})" for part, entry in self._failed.items())
             return self._say(f"Not diagnosed: {why}")
-        if not self._arrived:
+        if not self._imported:
             return self._say(f"{self._program.name} {_NO_TORCH}: nothing was measured")
         if self._record.meta.steps == 0:
             self._say(f"{self._program.name} {_NO_STEP}: nothing was measured")

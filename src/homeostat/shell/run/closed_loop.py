@@ -22,7 +22,7 @@ class ClosedLoopRunner:
 
     Args:
         runners: the treatments of every network; networks that join the run later are appended to it.
-        tell: takes journal entries.
+        add_entry: takes journal entries.
         every: cadence in steps of the first network.
 
     Attributes:
@@ -31,9 +31,9 @@ class ClosedLoopRunner:
     """
 
     def __init__(
-        self, runners: Sequence[TreatmentRunner], tell: Callable[[JournalEntry], None], every: int | None
+        self, runners: Sequence[TreatmentRunner], add_entry: Callable[[JournalEntry], None], every: int | None
     ) -> None:
-        self.loop, self._runners, self._tell, self._every = ClosedLoop(), runners, tell, every or LOOP_EVERY
+        self.loop, self._runners, self._add_entry, self._every = ClosedLoop(), runners, add_entry, every or LOOP_EVERY
         self.refused: dict[str, str] = {}
         self.ended = False
 
@@ -82,15 +82,15 @@ class ClosedLoopRunner:
         if action.kind in ("start", "strengthen"):
             try:
                 treatment = build("treatment", action.treatment)
-                self._tell(action.entry)
+                self._add_entry(action.entry)
                 self._start(treatment, action)
             except HomeostatError as error:
                 pass_on(error)
                 self.refused[action.treatment.partition(":")[0]] = str(error)
                 if self.loop.state.trial is not None:
-                    self._tell(self.loop.refused(step, str(error)).entry)
+                    self._add_entry(self.loop.refused(step, str(error)).entry)
             return
-        self._tell(action.entry)
+        self._add_entry(action.entry)
         if action.kind == "stop":
             for runner in self._runners:
                 runner.stop(action.treatment.partition(":")[0], "stop", "taken back by the closed loop")

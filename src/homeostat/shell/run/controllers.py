@@ -33,19 +33,19 @@ class ControllerRunner:
 
     Args:
         gauges: name -> function that returns a number of the user.
-        tell: takes journal entries.
+        add_entry: takes journal entries.
 
     Attributes:
-        told: (value, step) of the knob in the last journal entry; the step is None before the first entry.
+        reported: (value, step) of the knob in the last journal entry; the step is None before the first entry.
     """
 
     controller: Controller
     treatments: TreatmentRunner
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
-    tell: Callable[[JournalEntry], None] = lambda entry: None
+    add_entry: Callable[[JournalEntry], None] = lambda entry: None
     state: State = field(default_factory=dict)
     begun: bool = False
-    told: tuple[float, int | None] | None = None
+    reported: tuple[float, int | None] | None = None
 
     def next_due(self, step: int) -> int:
         """The first step after `step` at which it acts."""
@@ -83,25 +83,25 @@ class ControllerRunner:
         return {
             "controller": identity(self.controller),
             "begun": self.begun,
-            "told": None if self.told is None else list(self.told),
+            "reported": None if self.reported is None else list(self.reported),
             "state": dict(self.state),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.begun, self.state = state["begun"], dict(state["state"])
-        self.told = (told[0], told[1]) if (told := state["told"]) else None
+        self.reported = (reported[0], reported[1]) if (reported := state["reported"]) else None
 
     def _note(self, step: int, before: float, after: float) -> None:
         """Journal entry for the first change, and then at most one every `JOURNAL_EVERY` steps."""
-        value, at = self.told or (before, None)
-        self.told = (value, at)
+        value, at = self.reported or (before, None)
+        self.reported = (value, at)
         if after != value and (at is None or step - at >= JOURNAL_EVERY):
             controller = self.controller
             action = "dry run" if self.treatments.dry_run else "knob"
             where, why = self.treatments.network.named(controller.knob), f"turned by {controller.vital}"
-            self.tell(JournalEntry(step, controller.name, action, where, why, value, after))
-            self.told = (after, step)
+            self.add_entry(JournalEntry(step, controller.name, action, where, why, value, after))
+            self.reported = (after, step)
 
 
 def identity(controller: Controller) -> list[str]:
@@ -158,10 +158,12 @@ def controller_runners(
     controllers: Sequence[Controller],
     treatments: TreatmentRunner,
     gauges: Mapping[str, Gauge],
-    tell: Callable[[JournalEntry], None],
+    add_entry: Callable[[JournalEntry], None],
 ) -> list[ControllerRunner]:
     """A runner for each controller of the network, each with its own state."""
     label = treatments.network.label
     return [
-        ControllerRunner(dataclasses.replace(c), treatments, gauges, tell) for c in controllers if meant_for(c, label)
+        ControllerRunner(dataclasses.replace(c), treatments, gauges, add_entry)
+        for c in controllers
+        if meant_for(c, label)
     ]

@@ -67,7 +67,7 @@ class LoopHooks:
                 made = self._extended(applied, call, made)
         if any(applied.treatment.lines for applied in self._treatments.applied):
             self._treatments.network.composition.give(self._treatments.network.model)
-        self._treatments.network.composition.tell(made.tasks, self._treatments.task + 1)
+        self._treatments.network.composition.begin(made.tasks, self._treatments.task + 1)
         return made.inputs, made.targets
 
     def _checked(self, tasks: Tensor | None, inputs: Tensor) -> Tensor | None:

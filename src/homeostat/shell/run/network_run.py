@@ -22,7 +22,7 @@ from homeostat.shell.hooks.step_hooks import Arguments
 from homeostat.shell.network import Network
 from homeostat.shell.observe.cadence import Cadence, Credit
 from homeostat.shell.observe.earlier_batches import EarlierBatches
-from homeostat.shell.observe.loss_witness import LossWitness
+from homeostat.shell.observe.loss_collector import LossCollector
 from homeostat.shell.observe.observer import Observer, Row
 from homeostat.shell.observe.probe import ProbeMaker
 from homeostat.shell.observe.step_series import StepSeries
@@ -50,10 +50,10 @@ class Owner(Protocol):
     strict: bool
     vitals: tuple[Vital, ...]
     credit: Credit
-    witness: LossWitness
+    losses: LossCollector
     closed_loop: ClosedLoopRunner | None
 
-    def tell(self, entry: JournalEntry) -> None: ...
+    def add_entry(self, entry: JournalEntry) -> None: ...
     def not_measured(self, what: str, why: str) -> None: ...
     def vital_failed(self, what: str, why: str) -> None: ...
     def judged_vitals(self) -> set[str]: ...
@@ -97,14 +97,14 @@ class NetworkRun:
         self.network, self.schedule = network, Schedule()
         self.schedule.put(1, "vitals")
         self.closed_loop: ClosedLoopRunner | None = None
-        self.treatments = TreatmentRunner(network, settings.seed, settings.dry_run, run.tell, in_loop)
+        self.treatments = TreatmentRunner(network, settings.seed, settings.dry_run, run.add_entry, in_loop)
         self.treatments.strict = run.strict
         self.observer = self._make_observer(run)
-        witness, (tell, guard) = run.witness, (run.not_measured, run.guard)
-        self.earlier = EarlierBatches(network, lambda: witness.next, tell, guard, lambda: len(witness.readers) == 1)
-        witness.readers.append(self.earlier.see)
+        losses, (note, guard) = run.losses, (run.not_measured, run.guard)
+        self.earlier = EarlierBatches(network, lambda: losses.next, note, guard, lambda: len(losses.readers) == 1)
+        losses.readers.append(self.earlier.see)
         self.step_series = StepSeries(network.named("network"), settings.every, not network.sharded(), run.credit)
-        self.controllers = controller_runners(settings.controllers, self.treatments, settings.gauges, run.tell)
+        self.controllers = controller_runners(settings.controllers, self.treatments, settings.gauges, run.add_entry)
 
         def acts() -> bool:
             return bool(self.treatments.applied or self.controllers or run.closed_loop)
@@ -114,7 +114,9 @@ class NetworkRun:
             if run.closed_loop is not None:
                 run.closed_loop.end()
 
-        self.sync = RankSync(network, self.treatments, self.observer, acts, settings.to_json(), run.tell, end_acting)
+        self.sync = RankSync(
+            network, self.treatments, self.observer, acts, settings.to_json(), run.add_entry, end_acting
+        )
         self.tracing = LazyTrace(
             network,
             self.treatments,

@@ -22,7 +22,7 @@ from homeostat.shell.hooks.step_hooks import STEP_HOOKS, Arguments
 from homeostat.shell.hooks.torch_internals import unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.cadence import Credit
-from homeostat.shell.observe.loss_witness import LossWitness
+from homeostat.shell.observe.loss_collector import LossCollector
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.run.closed_loop import ClosedLoopRunner
 from homeostat.shell.run.failures import Failures, warn
@@ -73,12 +73,12 @@ class Run:
         self._on_sample, self._speak = on_sample, speak or warn
         self.failures = Failures(record, self._speak, strict, lambda: self.steps)
         self._runners: list[TreatmentRunner] = []
-        self.closed_loop = ClosedLoopRunner(self._runners, self.tell, settings.every) if settings.auto else None
+        self.closed_loop = ClosedLoopRunner(self._runners, self.add_entry, settings.every) if settings.auto else None
         self.outside = OutsideFacts()
         self._trained_by, self._scaled = OptimizerNetworks(), False
         self._backwards, self._ended = BACKWARD_HOOKS.backwards, False
         self.guard = self.failures.guard
-        self.witness = LossWitness(self.guard)
+        self.losses = LossCollector(self.guard)
         self._loss_failed = partial(self.failures.note, "the loss")
 
     def start(self) -> None:
@@ -112,7 +112,7 @@ class Run:
         if STEP_HOOKS.compiled:
             self.not_measured("steps of a compiled optimizer", "no hook is called in what torch.compile runs")
         self._diagnose(ended=True)
-        self.witness.policies.targets.end()
+        self.losses.policies.targets.end()
         self._progress()
         self.failures.write()
         with self.guard("record"):
@@ -136,7 +136,7 @@ class Run:
         if not self.networks:
             new.closed_loop = self.closed_loop
         self.networks.append(new)
-        self.witness.follow(network)
+        self.losses.follow(network)
         self._runners.append(new.treatments)
         for name, every_steps in new.observer.cadence.cadences().items():
             self._pace(network.step, name, every_steps)
@@ -157,9 +157,9 @@ class Run:
     # ---- one step
 
     def _before_backward(self, loss: Tensor) -> None:
-        if self.witness.due(step := self.steps + 1):
+        if self.losses.due(step := self.steps + 1):
             with self.time.timed(self.credit), self.guard("reading the loss"), unseen():
-                self.keep(self.witness.read(step, loss))
+                self.keep(self.losses.read(step, loss))
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         changed: Arguments | None = None
@@ -210,8 +210,8 @@ class Run:
 
     def _step_ended(self, one: NetworkRun, optimizer: Optimizer) -> None:
         step, window, sample = one.network.step, {}, None
-        one.network.watch_gradients()
-        one.network.watch_rate()
+        one.network.update_no_gradient()
+        one.network.update_rate()
         activations = one.read()
         self.time.seconds += one.aside
         one.treat(activations, optimizer)
@@ -316,7 +316,7 @@ class Run:
 
     # ---- reporting
 
-    def tell(self, entry: JournalEntry) -> None:
+    def add_entry(self, entry: JournalEntry) -> None:
         """Write a journal entry; refusals and errors are also reported."""
         with self.guard("record"):
             self.record.add_journal(entry)
@@ -351,10 +351,10 @@ class Run:
             probe=bool(self.settings.probe),
             backwards=0 if STEP_HOOKS.compiled else BACKWARD_HOOKS.backwards - self._backwards,
             nonlinearity={net.named(k): v for net, observer in observers for k, v in observer.nonlinearity.items()},
-            loss=self.witness.facts(),
+            loss=self.losses.facts(),
             task_ends={one.network.named("network"): tuple(one.step_series.tasks.ends) for one in self.networks},
             earlier=self.networks[0].earlier.facts() if len(self.networks) == 1 else EarlierFacts(),
-            policy=self.witness.policies.facts(),
+            policy=self.losses.policies.facts(),
             batch_size=min((observer.rows for _, observer in observers if observer.rows), default=None),
         )
 

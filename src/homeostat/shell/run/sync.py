@@ -33,7 +33,7 @@ class RankSync:
         treatments, observer: of the network.
         acts: whether anything may change the run: treatments, controllers, the closed loop.
         settings: JSON-friendly settings; they must be equal on all ranks.
-        tell: takes journal entries.
+        add_entry: takes journal entries.
         on_end: called if the ranks can no longer act together; ends controllers and the closed loop.
     """
 
@@ -44,11 +44,11 @@ class RankSync:
         observer: Observer,
         acts: Callable[[], bool],
         settings: Any,
-        tell: Callable[[JournalEntry], None],
+        add_entry: Callable[[JournalEntry], None],
         on_end: Callable[[], None],
     ) -> None:
         self._network, self._treatments, self._observer = network, treatments, observer
-        self._acts, self._settings, self._tell, self._on_end = acts, settings, tell, on_end
+        self._acts, self._settings, self._add_entry, self._on_end = acts, settings, add_entry, on_end
         self._readers: dict[str, Treatment] = {}
 
     def agreed(self, trace: UnitGraph) -> UnitGraph:
@@ -64,7 +64,7 @@ class RankSync:
             return trace
         mine = [group.layer for group in trace.groups], list(trace.taps)
         try:
-            heard = ranks.meet([self._settings, *mine])
+            heard = ranks.exchange([self._settings, *mine])
             if any(settings != self._settings for settings, _, _ in heard):
                 raise BadInput("the ranks were attached with different settings")
         except BadInput as error:
@@ -140,6 +140,6 @@ class RankSync:
         self._on_end()
         for applied in list(self._treatments.applied):
             self._treatments.stop(applied.name, "refuse", why)
-        self._tell(JournalEntry(self._network.step, "homeostat", "error", self._network.label, why))
+        self._add_entry(JournalEntry(self._network.step, "homeostat", "error", self._network.label, why))
         if self._treatments.strict:
             raise Refused("homeostat", self._network.label or "this network", why)

@@ -40,7 +40,7 @@ class TreatmentRunner:
         network: the network.
         seed: seed of the treatments' random draws.
         dry_run: plan and report, but change nothing.
-        tell: takes journal entries.
+        add_entry: takes journal entries.
         in_loop: whether the user's loop can open the stages that optimizer steps do not show.
 
     Attributes:
@@ -56,10 +56,11 @@ class TreatmentRunner:
         network: Network,
         seed: int,
         dry_run: bool,
-        tell: Callable[[JournalEntry], None],
+        add_entry: Callable[[JournalEntry], None],
         in_loop: bool = False,
     ) -> None:
-        self.network, self.seed, self.dry_run, self._tell, self.in_loop = network, seed, dry_run, tell, in_loop
+        self.network, self.seed, self.dry_run, self.in_loop = network, seed, dry_run, in_loop
+        self._add_entry = add_entry
         self.traced: TracedNetwork | None = None
         self.applied: list[AppliedTreatment] = []
         self.strict = False
@@ -83,7 +84,7 @@ class TreatmentRunner:
         if treatment.lines and not self.in_loop:
             lines = " and ".join(OPENED_BY[stage] for stage in treatment.lines)
             why = f"{why}; a part of it cannot act without {lines} in the loop"
-        self._tell(self._entry(treatment.name, "attach", why=why, detail={"settings": treatment.settings()}))
+        self._add_entry(self._entry(treatment.name, "attach", why=why, detail={"settings": treatment.settings()}))
         self.pair()
         if treatment.stage == Stage.BATCH:
             with self.guarded(applied, "it could not begin"):
@@ -97,7 +98,7 @@ class TreatmentRunner:
         kept = [applied for applied in self.applied if applied.name != name]
         if len(kept) < len(self.applied):
             self.applied = kept
-            self._tell(self._entry(name, action, why=why))
+            self._add_entry(self._entry(name, action, why=why))
 
     def settle(self, traced: TracedNetwork) -> None:
         """The network has been traced: start all treatments and edit modules."""
@@ -162,7 +163,7 @@ class TreatmentRunner:
                 if count := int(total):
                     text = f"reset {count} unit{'s' if count != 1 else ''}"
                     copies = {"averaged": n} if (n := len(self.network.averaged)) else {}
-                    self._tell(self._entry(applied.name, "edit", target, text, detail={"units": count, **copies}))
+                    self._add_entry(self._entry(applied.name, "edit", target, text, detail={"units": count, **copies}))
             applied.resets.clear()
 
     def knob(self, name: str) -> Tensor | None:
@@ -199,7 +200,7 @@ class TreatmentRunner:
                 applied.knobs[knob].fill_(value)
                 why, place = f"set to {value:g} when the run was resumed", f"{name}.{knob}"
                 before = entry["knobs"][knob]
-                self._tell(JournalEntry(self.network.step, name, "knob", place, why, before, float(value)))
+                self._add_entry(JournalEntry(self.network.step, name, "knob", place, why, before, float(value)))
         new = [
             applied for applied in self.applied if applied.name not in state["applied"] and applied.name not in asked
         ]
@@ -265,7 +266,7 @@ class TreatmentRunner:
             edits, applied.state = applied.treatment.plan(view, applied.state, applied.knobs)
             self._apply(applied, edits, self.network.step, None)
             for edit in edits:
-                self._tell(self._entry(applied.name, "edit", edit.target, edit.describe()))
+                self._add_entry(self._entry(applied.name, "edit", edit.target, edit.describe()))
             if edits and not self.dry_run:
                 self._learn_anew(traced)
                 # the first forward pass inserts modules after `run.batch` has told the tasks of its batch
@@ -310,7 +311,7 @@ class TreatmentRunner:
         applied.acted += bool(edits)
         if edits and self.dry_run:
             lines = [edit.describe() for edit in edits]
-            self._tell(
+            self._add_entry(
                 self._entry(applied.name, "dry run", why="; ".join(lines), detail={"edits": lines, "step": step})
             )
         return bool(edits) and not self.dry_run

@@ -130,10 +130,10 @@ def _product(known: _Known, x: Any, weight: Any, bias: Any = None, by_rows: bool
     stored_by_rows = by_rows != seen.transposed
     if not stored_by_rows and seen.total != inputs:
         return None
-    beside = known.view(bias)
-    extra = {} if beside is None else {"bias_start": beside.start, "bias_total": beside.total}
+    bias_view = known.view(bias)
+    extra = {} if bias_view is None else {"bias_start": bias_view.start, "bias_total": bias_view.total}
     rows = {"start": seen.start, "total": seen.total} if stored_by_rows else {}
-    name = None if beside is None else beside.name
+    name = None if bias_view is None else bias_view.name
     layout = matrix(seen.name, (out, inputs), name, transposed=not stored_by_rows, **rows, **extra)
     return LayerCall(seen.label, seen.name, x, layout)
 

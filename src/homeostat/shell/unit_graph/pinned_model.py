@@ -107,7 +107,7 @@ class PinnedCopy:
         self._palette, self._mask = NARROW, torch.zeros(0, dtype=torch.bool)
         self._silent = torch.zeros(0, dtype=torch.bool)
         self._snapshot: Snapshot = {}
-        self._watch = Calls(self.parts.parameters, self._called)
+        self._parameter_calls = Calls(self.parts.parameters, self._called)
         self._scatter_parameters()
         for part in self.parts.of(*Role):
             if part.role is not Role.CONTAINER:
@@ -157,7 +157,7 @@ class PinnedCopy:
         began = time.perf_counter()
         reseed()
         args, kwargs = self._inputs()
-        with self._watch:
+        with self._parameter_calls:
             result = self.model(*args, **kwargs)
         self._observe(RETURN, 0, result, None)
         snapshot, self._snapshot = self._snapshot, {}

@@ -78,23 +78,23 @@ def _violated(pins: PinnedCopy, found: list[Guess]) -> bool:
     generator = torch.Generator().manual_seed(0)
     chosen = [(NARROW, word) for bit in range(bits_of(total)) for word in _both((numbers >> bit & 1).bool())]
     chosen += [(WIDE, word) for _ in range(2) for word in _both(torch.rand(total, generator=generator) < 0.5)]
-    watched = set(read_at(pins))
+    read = set(read_at(pins))
     bases = {palette: pins.run(palette) for palette in (NARROW, WIDE)}
-    return any(_strays(pins, found, starts, palette, word, bases[palette], watched) for palette, word in chosen)
+    return any(_is_wrong(pins, found, starts, palette, word, bases[palette], read) for palette, word in chosen)
 
 
 def _both(word: Tensor) -> tuple[Tensor, Tensor]:
     return word, ~word
 
 
-def _strays(
+def _is_wrong(
     pins: PinnedCopy,
     found: list[Guess],
     starts: list[int],
     palette: Palette,
     word: Tensor,
     base: dict[Spot, Tensor],
-    watched: set[Spot],
+    read: set[Spot],
 ) -> bool:
     on = [word[start : start + guess.width] for start, guess in zip(starts, found, strict=True)]
     mask = torch.zeros(pins.total, dtype=torch.bool)
@@ -102,7 +102,7 @@ def _strays(
         mask |= guess.mask(pins.total, units)
     for spot, changed in changes(pins.run(palette, mask), base).items():
         part = pins.parts.parts.get(spot.path)
-        if spot not in watched:
+        if spot not in read:
             if spot.path == RETURN or (part is not None and part.role in (Role.OPAQUE, Role.RECURRENT)):
                 return True  # it is used in an unknown way: an opaque module, an initial state
             continue

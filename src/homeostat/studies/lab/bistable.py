@@ -174,9 +174,9 @@ def windows(system: System, runs: int, share: float, seed: int) -> dict[str, Arr
     system = replace(system, points=max(int(share * system.points), min(system.points, 30)))
     length = system.every * system.points
     steps = max(int(share * system.steps), 3 * length)
-    chance, stationary = _watch(system, runs, steps, np.random.default_rng((seed, 1)), lambda t: system.rest)
+    chance, stationary = _simulate(system, runs, steps, np.random.default_rng((seed, 1)), lambda t: system.rest)
     slope = (system.critical - system.rest) / length
-    drift = _watch(
+    drift = _simulate(
         system,
         runs // 2,
         8 * length,
@@ -186,7 +186,7 @@ def windows(system: System, runs: int, share: float, seed: int) -> dict[str, Arr
     return {"chance": chance, "stationary": stationary, "drifted": drift[0]}
 
 
-def _watch(
+def _simulate(
     system: System, runs: int, steps: int, generator: np.random.Generator, control: Callable[[int], float]
 ) -> tuple[Array, Array]:
     """Windows before the crossings, and windows of the runs that had not crossed at a fixed time."""

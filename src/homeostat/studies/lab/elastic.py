@@ -31,7 +31,7 @@ class Anchors:
         self.weight = torch.zeros_like(self._now())
         self.centre = self.weight.clone()
 
-    def beside(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def penalised(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The loss with the penalty added."""
         return lambda outputs, targets: criterion(outputs, targets) + self.penalty()
 

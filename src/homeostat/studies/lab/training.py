@@ -53,7 +53,7 @@ def l2(says: str, strength: float) -> ArmSetup:
 
 
 @dataclass
-class TaskCourse:
+class TaskScores:
     """Results of training by task.
 
     Args:
@@ -84,7 +84,7 @@ def train(
     treatments: Iterable[Treatment] = (),
     seed: int = 0,
     after_task: Callable[[int], None] = lambda task: None,
-) -> TaskCourse:
+) -> TaskScores:
     """One pass through a stream of classification tasks with cross-entropy.
 
     Args:
@@ -92,15 +92,15 @@ def train(
         after_task: called at the end of each task with its number, inside `run.evaluation()` for treatments of stage
             "evaluation".
     """
-    course = TaskCourse()
+    scores = TaskScores()
     with attached(model, optimizer, treatments, seed) as loop:
         for task in range(stream.count):
             loop.boundary(task)
-            course.online.append(_one_task(loop, stream, task, course))
+            scores.online.append(_one_task(loop, stream, task, scores))
             with loop.evaluation():
-                course.end.append(accuracy(model, *stream.whole(task)))
+                scores.end.append(accuracy(model, *stream.whole(task)))
                 after_task(task)
-    return course
+    return scores
 
 
 class StudyLoop:
@@ -147,12 +147,12 @@ def attached(
         yield StudyLoop(model, optimizer, run)
 
 
-def _one_task(loop: StudyLoop, stream: TaskStream, task: int, course: TaskCourse) -> float:
+def _one_task(loop: StudyLoop, stream: TaskStream, task: int, scores: TaskScores) -> float:
     right = items = 0
     for step in range(stream.starts[task], stream.starts[task + 1]):
         inputs, targets = stream.batch(step)
         outputs, loss = loop.step(inputs, targets)
-        course.diverged |= not bool(torch.isfinite(loss))
+        scores.diverged |= not bool(torch.isfinite(loss))
         right += int((outputs.argmax(-1) == targets).sum())
         items += len(targets)
     return right / items

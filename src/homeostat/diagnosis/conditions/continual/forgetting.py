@@ -12,7 +12,7 @@ import numpy as np
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign, graded
-from homeostat.diagnosis.courses import READINGS, TASK, Course, Point
+from homeostat.diagnosis.example_histories import READINGS, TASK, ExampleHistory, Point
 from homeostat.diagnosis.facts import EarlierFacts, Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -129,7 +129,7 @@ class StabilityGap(Condition):
         Remedy("take smaller steps right after a switch: warm the learning rate up again"),
         Remedy("begin to rehearse old items before the switch, or rehearse more of them at first"),
     )
-    courses: ClassVar[Mapping[str, Course]] = {"a gap after every boundary": _dipping}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a gap after every boundary": _dipping}
     info: float = limit(0.1, "policy: a tenth of all items, lost and found again", ease=0.7, high=1.0, unit="accuracy")
     warning: float = limit(
         0.3, "policy: nearly a third of all items, lost and found again", ease=0.8, high=1.0, unit="accuracy"

@@ -11,7 +11,7 @@ from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts, LossFacts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -48,7 +48,7 @@ class InputsNotScaled(Condition):
         Remedy("standardise the inputs: subtract the mean of each feature and divide by its standard deviation"),
         Remedy("put a batch norm before the first layer"),
     )
-    courses: ClassVar[Mapping[str, Course]] = {"a loss that stands still on large inputs": _no_progress}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that stands still on large inputs": _no_progress}
     persistence: int = 2
     size: float = limit(20, "policy: 8-bit pixels that were not divided have 80 to 130", ease=0.8)
     offset: float = limit(3, "policy: the mean of 8-bit pixels is about one standard deviation from zero", ease=0.8)

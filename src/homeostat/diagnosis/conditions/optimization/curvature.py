@@ -9,7 +9,7 @@ from typing import ClassVar
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import LayerCondition, Sign
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array
 from homeostat.diagnosis.prescriptions import Remedy
@@ -44,7 +44,7 @@ class EdgeOfStability(LayerCondition):
         Remedy("nothing while the loss falls: this is how full-batch gradient descent ordinarily trains"),
         LOWER_RATE,
     )
-    courses: ClassVar[Mapping[str, Course]] = {"sharpening": _sharpening}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"sharpening": _sharpening}
     share: float = limit(
         0.9, "policy: within a tenth of the bound 2 (1 + momentum) / lr", ease=0.9, unit="of the stability bound"
     )

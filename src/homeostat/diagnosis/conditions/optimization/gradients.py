@@ -12,7 +12,7 @@ import numpy as np
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign, graded
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses, learns_between_jumps
-from homeostat.diagnosis.courses import LAYERS, Course, Point
+from homeostat.diagnosis.example_histories import LAYERS, ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -58,14 +58,14 @@ class VanishingGradients(Condition):
 
     cite = AUTOTRAINER
     reads = ("gradient-norm", "weight-norm")
-    watch = "gradient-norm"
+    outcome = "gradient-norm"
     worse = "lower"
     remedies = (
         Remedy("use a non-saturating nonlinearity, or add skip connections or normalisation"),
         LAYER_NORM,
         SCALED_INIT,
     )
-    courses: ClassVar[Mapping[str, Course]] = {"vanishing gradients": _vanishing}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"vanishing gradients": _vanishing}
     explanation = "The loss barely depends on these layers: gradients die on the way back, and plain SGD leaves them."
     info: float = limit(
         0.001,
@@ -148,7 +148,7 @@ class ExplodingGradients(Condition):
 
     cite = AUTOTRAINER
     reads = ("gradient-norm", "loss", "weight-norm")
-    watch = "gradient-norm"
+    outcome = "gradient-norm"
     explains = (
         "non-finite",
         "saturated-units",
@@ -158,7 +158,7 @@ class ExplodingGradients(Condition):
         "diverging-loss",
     )
     remedies = (LOWER_RATE, CLIP, SCALED_INIT)
-    courses: ClassVar[Mapping[str, Course]] = {"exploding gradients": _exploding}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"exploding gradients": _exploding}
     explanation = (
         "Every step makes the next gradient larger, or every layer (or time step) on the way back does. Updates "
         "overshoot, and the loss usually overflows soon after."

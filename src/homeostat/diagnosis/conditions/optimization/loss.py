@@ -15,7 +15,7 @@ import numpy as np
 
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign, graded
-from homeostat.diagnosis.courses import READINGS, Course, Point, wobble
+from homeostat.diagnosis.example_histories import READINGS, ExampleHistory, Point, wobble
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -102,7 +102,7 @@ class OscillatingLoss(Condition):
         "The loss jumps up and down from step to step instead of falling: as a rule the learning rate is too high."
     )
     remedies = (LOWER_RATE, Remedy("use larger batches"), CLIP)
-    courses: ClassVar[Mapping[str, Course]] = {"a swinging loss": _swinging}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a swinging loss": _swinging}
     persistence: int = 5
     info: float = limit(0.1, EARLY_NOTICE, ease=0.8, unit="of the starting loss")
     warning: float = measured(np.round(np.arange(0.1, 1.55, 0.1), 2), ease=0.8, unit="of the starting loss")
@@ -152,7 +152,7 @@ class DivergingLoss(Condition):
         "gradient points the wrong way (a sign, a loss that should be maximised)."
     )
     remedies = (LOWER_RATE, CLIP, Remedy("check the sign of the loss, and that each update belongs to this loss"))
-    courses: ClassVar[Mapping[str, Course]] = {"a loss that leaves its start upwards": _diverging}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that leaves its start upwards": _diverging}
     persistence: int = 3
     warning: float = limit(2, "policy: no healthy run of the corpus stays above 1", ease=0.8, low=1.0, unit="times")
     critical: float = limit(10, "policy: ten times the start", ease=0.8, low=1.0, unit="times")
@@ -214,7 +214,7 @@ class StalledLearning(Condition):
         Remedy("check that the targets belong to the inputs, and that the loss is what backward() is called on"),
         SCALED_INIT,
     )
-    courses: ClassVar[Mapping[str, Course]] = {"a loss that stands still": _standing_still}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that stands still": _standing_still}
     persistence: int = 5
     progress: float = measured(
         (0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.0), ease=2, high=1.0, unit="of the starting loss"

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from homeostat.core.component import Cite
 from homeostat.diagnosis.condition import LayerCondition, Sign
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array
 from homeostat.diagnosis.prescriptions import Remedy
@@ -34,10 +34,10 @@ class NonFiniteValues(LayerCondition):
     name = "non-finite"
     cite = Cite.of("mixed-precision", "section 3.2")
     reads = ("non-finite",)
-    watch = "non-finite"
+    outcome = "non-finite"
     explanation = "Once a weight is NaN everything after it is NaN; the run does not come back by itself."
     remedies = (LOWER_RATE, CLIP, Remedy("look for a division, logarithm or root of zero in the loss"))
-    courses: ClassVar[Mapping[str, Course]] = {"values that are not finite": _not_finite}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"values that are not finite": _not_finite}
     persistence: int = 1
     scaled_readings: float = limit(
         5, "policy: a loss scale is halved at every overflow and found within a few readings", low=1.0, unit="readings"

@@ -11,7 +11,7 @@ import numpy as np
 
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -53,7 +53,7 @@ class ResumedWithoutOptimizerState(Condition):
         Remedy("load the states of the optimizer and of the scheduler too: optimizer.load_state_dict(...)"),
         Remedy("if they are gone, continue with the learning rate of the end of the schedule, and warm it up"),
     )
-    courses: ClassVar[Mapping[str, Course]] = {"a loss that jumps after the first step": _jumping}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that jumps after the first step": _jumping}
     persistence: int = 1
     trained: float = limit(0.25, "policy: a network at a quarter of the loss of guessing has learned", high=1.0)
     jump: float = limit(3, "policy: batches of a trained network differ by less", ease=0.8)

@@ -11,7 +11,7 @@ from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
-from homeostat.diagnosis.courses import LAYERS, Course, Point
+from homeostat.diagnosis.example_histories import LAYERS, ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts, OptimizerFacts, RateFacts
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -91,7 +91,7 @@ class WeightDecayDominates(Condition):
         "and the loss stays at the level of guessing."
     )
     remedies = (Remedy("lower the weight decay by a factor of ten to a thousand: 1e-4 to 1e-2 is usual"),)
-    courses: ClassVar[Mapping[str, Course]] = {"weights that decay while the loss stands": _decaying}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"weights that decay while the loss stands": _decaying}
     persistence: int = 2
     decay: float = limit(1e-4, "policy: a weight decay of 0.01 at a rate of 0.01", ease=0.8, unit="1/step")
     shrunk: float = limit(0.3, "policy: networks that learn keep most of their norm", ease=1.2, high=1.0)

@@ -12,7 +12,7 @@ import numpy as np
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign
-from homeostat.diagnosis.courses import READINGS, Course, Point, wobble
+from homeostat.diagnosis.example_histories import READINGS, ExampleHistory, Point, wobble
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -59,7 +59,7 @@ class LossSpikes(Condition):
         "optimizer's steps are too long for rare large gradients."
     )
     remedies = (CLIP, LOWER_RATE, Remedy("look at the batches of these steps"))
-    courses: ClassVar[Mapping[str, Course]] = {"spikes of the loss": _spiking}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"spikes of the loss": _spiking}
     persistence: int = 1
     ratio: float = limit(3, "policy: a loss that triples in one step", ease=0.9, low=1.0, unit="of the course")
     noise: float = limit(8, "policy: noise of small batches has heavy tails", ease=0.9, unit="of the spread")

@@ -16,7 +16,7 @@ from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.gradients import ENORMOUS
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses, starting_level
 from homeostat.diagnosis.conditions.plasticity.units import RECTIFIED
-from homeostat.diagnosis.courses import LAYERS, Course, Point
+from homeostat.diagnosis.example_histories import LAYERS, ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
 from homeostat.diagnosis.prescriptions import Remedy
@@ -74,7 +74,7 @@ class LearningRateTooHigh(Condition):
         Remedy("warm the learning rate up over the first few hundred steps"),
         CLIP,
     )
-    courses: ClassVar[Mapping[str, Course]] = {"steps as long as the weights": _too_long}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"steps as long as the weights": _too_long}
     persistence: int = 1
     change: float = limit(0.3, "policy: three to a hundred times that of healthy runs", ease=0.8, unit="of the weights")
     gain: float = limit(0.15, "policy: labels without any order give less", ease=0.8, unit="of the loss")
@@ -192,7 +192,7 @@ class LearningRateTooLow(Condition):
         Remedy("raise the learning rate by a factor of 10 to 1000: 1e-3 is usual for Adam, 0.01 to 0.1 for SGD"),
         Remedy("look for a schedule or a parameter group that sets the learning rate to (nearly) zero"),
     )
-    courses: ClassVar[Mapping[str, Course]] = {"steps that change nothing": _too_short}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"steps that change nothing": _too_short}
     persistence: int = 2
     reach: float = limit(0.1, "policy: a tenth of the loss at most", ease=1.5, unit="of the loss")
     change: float = limit(3e-4, "policy: a thirtieth of that of healthy runs", ease=1.5, unit="of the weights")

@@ -13,7 +13,7 @@ from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign, graded
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.remedies import CONTINUAL_BACKPROP, L2_INIT, REDO, SHRINK_AND_PERTURB
@@ -61,7 +61,7 @@ class LossOfPlasticity(Condition):
     cite = Cite.of("continual-backprop")
     entries = ()
     reads = ("loss", "plasticity", "dormant-units", "effective-rank")
-    watch = "loss"
+    outcome = "loss"
     explains = (
         "dormant-units",
         "saturated-units",
@@ -77,7 +77,7 @@ class LossOfPlasticity(Condition):
         "large weights or lost rank; without boundaries it may also be that the problem became harder."
     )
     remedies = (L2_INIT, SHRINK_AND_PERTURB, CONTINUAL_BACKPROP, REDO)
-    courses: ClassVar[Mapping[str, Course]] = {
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {
         "a loss that rises from task to task": _rising_by_task,
         "losing plasticity": _losing_plasticity,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import LayerCondition, Sign, graded
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.loss_series import FIT
@@ -55,7 +55,7 @@ class RankCollapse(LayerCondition):
 
     cite = Cite.of("implicit-under-parameterization")
     reads = ("effective-rank",)
-    watch = "effective-rank"
+    outcome = "effective-rank"
     explains = ("output-collapse",)
     worse = "lower"
     explanation = (
@@ -63,7 +63,7 @@ class RankCollapse(LayerCondition):
         "inputs apart. In reinforcement learning this came before failures to fit new targets."
     )
     remedies = (L2_INIT, SHRINK_AND_PERTURB, CONTINUAL_BACKPROP, SPECTRAL, LOWER_RATE)
-    courses: ClassVar[Mapping[str, Course]] = {"losing rank": _losing_rank}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"losing rank": _losing_rank}
     fewest = 3
     info: float = limit(3.5, EARLY_NOTICE, ease=1.25, low=1.0, unit="directions")
     warning: float = measured((2.5, 2.2, 2.0, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1), ease=1.25, low=1.0, unit="directions")

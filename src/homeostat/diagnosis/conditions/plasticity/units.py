@@ -12,7 +12,7 @@ from homeostat.core.component import Cite
 from homeostat.core.finding import SEVERITIES
 from homeostat.diagnosis.condition import LayerCondition, Limits, Sign, graded
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
-from homeostat.diagnosis.courses import Course
+from homeostat.diagnosis.example_histories import ExampleHistory
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.remedies import CONTINUAL_BACKPROP, L2_INIT, LAYER_NORM, LOWER_RATE, REDO, SCALED_INIT
@@ -35,7 +35,7 @@ def _share_sign(layer: str, values: Array, limits: Limits, word: str) -> Sign | 
     return Sign(severity, text, {"share": round(now, 4), "share_at_start": round(first, 4)})
 
 
-def _rising(vital: str) -> Course:
+def _rising(vital: str) -> ExampleHistory:
     return lambda t, ill: [(vital, "fc1", 0.06 + 0.92 * ill * min(1.0, 2 * t))]
 
 
@@ -57,14 +57,14 @@ class DormantLayer(LayerCondition):
     name = "dormant-units"
     cite = Cite.of("dormant-neurons")
     reads = ("dormant-units",)
-    watch = "dormant-units"
+    outcome = "dormant-units"
     explains = ("vanishing-gradients", "rank-collapse", "stalled-learning", "output-collapse")
     explanation = (
         "Most units of a layer output next to nothing on the batch: they pass no gradient on, and the layer has become "
         "a narrower one. Some dormant units are ordinary with ReLU, also at initialisation."
     )
     remedies = (REDO, L2_INIT, CONTINUAL_BACKPROP, SHRINK, LOWER_RATE)
-    courses: ClassVar[Mapping[str, Course]] = {"dormant units": _rising("dormant-units")}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"dormant units": _rising("dormant-units")}
     info: float = limit(0.45, EARLY_NOTICE, ease=0.85, high=1.0, unit="fraction of units")
     warning: float = measured(SHARES, ease=0.8, high=1.0, unit="fraction of units")
     critical: float = limit(
@@ -109,14 +109,14 @@ class SaturatedLayer(LayerCondition):
     name = "saturated-units"
     cite = Cite.of("glorot-initialization", "section 3")
     reads = ("saturated-units",)
-    watch = "saturated-units"
+    outcome = "saturated-units"
     explains = ("output-collapse",)
     explanation = (
         "Most units of a layer sit on a flat part of their nonlinearity for nearly every input, so next to no gradient "
         "passes through them."
     )
     remedies = (L2_INIT, SHRINK, LAYER_NORM, SCALED_INIT, LOWER_RATE)
-    courses: ClassVar[Mapping[str, Course]] = {"saturated units": _rising("saturated-units")}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"saturated units": _rising("saturated-units")}
     info: float = limit(0.45, EARLY_NOTICE, ease=0.85, high=1.0, unit="fraction of units")
     warning: float = measured(SHARES, ease=0.8, high=1.0, unit="fraction of units")
     critical: float = limit(

@@ -12,7 +12,7 @@ import numpy as np
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, LayerCondition, Sign, graded
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.loss_series import DIVERGENCE, ENTROPY, RETURNS, SCALE, TARGETS
@@ -121,7 +121,7 @@ class KlRunaway(LayerCondition):
         "for that, so updates follow noise, and what was learned can be lost within a few of them."
     )
     remedies = (LOWER_RATE, _FEWER_EPOCHS, _NORMALISED)
-    courses: ClassVar[Mapping[str, Course]] = {"a policy that runs away": _running_away}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"a policy that runs away": _running_away}
     fewest = FEWEST
     persistence: int = 1
     info: float = limit(0.08, EARLY_NOTICE, ease=0.8, unit="nats")
@@ -173,7 +173,7 @@ class PolicyEntropyCollapse(Condition):
         "actions, so it cannot find out that they are better."
     )
     remedies = (_BONUS, LOWER_RATE, _NORMALISED, _FEWER_EPOCHS)
-    courses: ClassVar[Mapping[str, Course]] = {
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {
         "a policy that stops exploring": _collapsing,
         "a policy whose noise vanishes": _freezing,
     }

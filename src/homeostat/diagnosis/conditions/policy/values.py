@@ -12,7 +12,7 @@ import numpy as np
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, LayerCondition, Sign
-from homeostat.diagnosis.courses import Course, Point
+from homeostat.diagnosis.example_histories import ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts, PolicyFacts, TargetFacts
 from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.loss_series import PREDICTIONS, TARGETS
@@ -65,7 +65,7 @@ class ValueDivergence(LayerCondition):
         LOWER_RATE,
         CLIP,
     )
-    courses: ClassVar[Mapping[str, Course]] = {"values that grow without bound": _growing}
+    examples: ClassVar[Mapping[str, ExampleHistory]] = {"values that grow without bound": _growing}
     fewest = FEWEST
     persistence: int = 1
     growth: float = limit(1000, "policy: a discount of 0.999 allows values of a thousand rewards", ease=0.7)

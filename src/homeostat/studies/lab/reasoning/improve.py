@@ -85,7 +85,7 @@ def improve(
     model: Transformer,
     task: Chain,
     objectives: tuple[Objective, ...],
-    course: Rounds,
+    rounds: Rounds,
     seed: int,
     *,
     steered: Steered | None = None,
@@ -98,13 +98,13 @@ def improve(
         probe: also measure the entropy on the same tokens after each update, for the change it made.
         test: called before the first update and after each round with the number of updates made.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=course.rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rounds.rate, fused=True)
     asked, drawn, noise = (generator(seed, "improve", name) for name in ("prompts", "answers", "noise"))
     log = Log()
     test(0)
-    for made in range(course.rounds):
-        prompts = task.prompts(course.prompts * course.updates, asked)
-        for part in sample(model, task, prompts, course.group, drawn).split(course.updates):
+    for made in range(rounds.rounds):
+        prompts = task.prompts(rounds.prompts * rounds.updates, asked)
+        for part in sample(model, task, prompts, rounds.group, drawn).split(rounds.updates):
             logp, entropy = score(model, part.prompts, part.answers)
             batch = batch_of(part, logp, entropy, torch.rand(logp.shape, generator=noise))
             mean_entropy = token_mean(entropy.detach(), part.mask)
@@ -116,7 +116,7 @@ def improve(
                 with torch.no_grad():
                     after = token_mean(score(model, part.prompts, part.answers)[1], part.mask)
                 log.add(change=after - mean_entropy)
-        test((made + 1) * course.updates)
+        test((made + 1) * rounds.updates)
     return log
 
 

@@ -76,7 +76,7 @@ def learn(way: ClasspArm, data: Any, seed: int, sizes: Mapping[str, Any], tasks:
     optimizer = way.setup.optimizer(model.parameters(), lr=way.rate)
     anchors, diary, moved = Anchors(model, way.strength), Diary(), []
     with attached(model, optimizer, way.setup.treatments, seed) as loop:
-        loop.criterion = anchors.beside(loop.criterion) if way.strength else loop.criterion
+        loop.criterion = anchors.penalised(loop.criterion) if way.strength else loop.criterion
         for task in range(tasks):
             loop.boundary(task)
             before = _flat(model)

@@ -127,7 +127,7 @@ class PowerLawRehearsalStudy(Study):
         diary, needed = Diary(), []
         with attached(model, optimizer, setup.treatments, seed) as loop:
             if anchors is not None:
-                loop.criterion = anchors.beside(loop.criterion)
+                loop.criterion = anchors.penalised(loop.criterion)
             for task in range(stream.count):
                 loop.boundary(task)
                 needed.append(_learn(loop, stream, task, tests[task], sizes["every"]))

@@ -169,9 +169,9 @@ class StabilityGapStudy(Study):
         rehearsal = PowerLawRehearsal(exponent=0.0, share=1.0, per_task=memory)
         model = ArmSetup("").network(tasks[0].learn.inputs.shape[1], sizes["widths"], tasks[0].learn.classes)
         optimizer = SGD(model.parameters(), lr=sizes["rate"], foreach=True)
-        run, beside = _trained(model, optimizer, rehearsal, tasks, sizes["steps"], seed)
+        run, second = _trained(model, optimizer, rehearsal, tasks, sizes["steps"], seed)
         found = continual.timeline(run.vitals()["task-accuracy"], run.boundaries())
-        stable, plastic = (dict(beside.vitals()[vital]["network"]) for vital in PARTS)
+        stable, plastic = (dict(second.vitals()[vital]["network"]) for vital in PARTS)
         shares = _shares(stable, plastic, list(run.boundaries()))
         return {**_accuracies(found), **_gaps(found), **shares, **_plotted(found)}
 
@@ -183,8 +183,8 @@ class StabilityGapStudy(Study):
 def _trained(
     model: nn.Module, optimizer: Optimizer, rehearsal: Treatment, tasks: list[Task], steps: int, seed: int
 ) -> tuple[homeostat.AttachedRun, homeostat.AttachedRun]:
-    """Learn all tasks: the run, in which accuracies on held-out items are measured, and one beside it, in which the
-    gradients of the items learned from are."""
+    """Train on all tasks in turn. Returns two runs of the same network: one measures accuracies on held-out items, the
+    other the gradients of the items that are trained on."""
     names = [f"task {k}" for k in range(len(tasks))]
     judged = {name: task.judge for name, task in zip(names, tasks, strict=True)}
     learned = {name: task.sample(seed) for name, task in zip(names, tasks, strict=True)}
@@ -196,16 +196,16 @@ def _trained(
             vitals="task-accuracy",
             measure=MeasureOptions(tasks=(judged, cross_entropy)),
         ) as run,
-        attach(model, optimizer, vitals=PARTS, measure=MeasureOptions(tasks=(learned, cross_entropy))) as beside,
+        attach(model, optimizer, vitals=PARTS, measure=MeasureOptions(tasks=(learned, cross_entropy))) as second,
     ):
         loop = StudyLoop(model, optimizer, run)
         for number, task in enumerate(tasks):
             if number:
                 run.boundary(names[number])
-                beside.boundary(names[number])
+                second.boundary(names[number])
             for batch in islice(whole_batches(task.learn, seed + 1000 * number), steps):
                 loop.step(*batch)
-    return run, beside
+    return run, second
 
 
 def whole_batches(data: Data, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -117,16 +117,16 @@ class CriticalPeriodsLinearStudy(Study):
         deficits, ends = self.protocol(depth, sizes["start"])
         found = descend(problem, depth, sizes["width"], starts, deficits, ends, sizes["rate"], generator)
         share = (found[:, 1] / found.sum(1)).mean(1)
-        told = [self._foretold(depth, starts, deficit, end) for deficit, end in zip(deficits, ends, strict=True)]
+        predicted = [self._predicted(depth, starts, deficit, end) for deficit, end in zip(deficits, ends, strict=True)]
         early, late = share[: len(LENGTHS)], share[[0, *range(len(LENGTHS), 2 * len(LENGTHS) - 1)]]
         return {
             "drop, early": _lost(early),
             "drop, late": _lost(late),
-            "miss of the equation": float(np.abs(share - told).max()),
+            "miss of the equation": float(np.abs(share - predicted).max()),
             "share, as long as depth 2's longest": float(share[-1]),
             "share": _plain(early),
             "share, late": _plain(late),
-            "share by the equation": _plain(np.asarray(told[: len(LENGTHS)])),
+            "share by the equation": _plain(np.asarray(predicted[: len(LENGTHS)])),
         }
 
     def protocol(self, depth: int, start: float) -> tuple[list[Deficit], list[float]]:
@@ -139,7 +139,7 @@ class CriticalPeriodsLinearStudy(Study):
         deficits.append((0.0, LENGTHS[-1] * time[2]))
         return deficits, [until + 2 * own + 4 / self.noise for _, until in deficits]
 
-    def _foretold(self, depth: int, starts: Sequence[float] | np.ndarray, deficit: Deficit, end: float) -> float:
+    def _predicted(self, depth: int, starts: Sequence[float] | np.ndarray, deficit: Deficit, end: float) -> float:
         """The share by the equation, mean over the modes."""
         modes = [race(depth, s, self.noise, a, deficit, end) for s, a in zip(self.strengths, starts, strict=True)]
         return float(np.mean([b / (a + b) for a, b in modes]))

@@ -98,14 +98,14 @@ class ContinualBackpropStudy(Study):
         sizes, setup, stream = self.sizes(budget), _SETUPS[arm], self.stream(arm, seed, budget)
         model: nn.Sequential = setup.network(stream.source.inputs.shape[1], sizes["widths"], stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        course = train(model, optimizer, stream, setup.treatments, seed)
+        scores = train(model, optimizer, stream, setup.treatments, seed)
         edge = sizes["edge"]
         return {
-            "early": course.early("online", edge),
-            "late": course.late("online", edge),
-            "late, at task end": course.late("end", edge),
+            "early": scores.early("online", edge),
+            "late": scores.late("online", edge),
+            "late, at task end": scores.late("end", edge),
             **condition(model, stream.whole(stream.count - 1)[0]),
-            "online": [round(value, 4) for value in course.online],
+            "online": [round(value, 4) for value in scores.online],
         }
 
     def stream(self, arm: str, seed: int, budget: str) -> TaskStream:

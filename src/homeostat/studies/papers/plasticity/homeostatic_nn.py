@@ -118,7 +118,7 @@ def _walk(arm: str, stream: LabelSwaps, seed: int) -> tuple[float, float]:
         for step in range(len(stream)):
             inputs, targets = stream.batch(step)
             outputs = model(inputs)
-            learner.meet(inputs, targets, outputs.detach())
+            learner.learn(inputs, targets, outputs.detach())
             right += int((outputs.argmax(-1) == targets).sum())
             optimizer.zero_grad()
             nn.functional.cross_entropy(outputs, targets).backward()
@@ -153,7 +153,7 @@ class Learner:
             treat=TreatOptions(gauges={"effect": gauges[self.arm]} if self.arm in gauges else {}),
         )
 
-    def meet(self, inputs: Tensor, targets: Tensor, outputs: Tensor) -> None:
+    def learn(self, inputs: Tensor, targets: Tensor, outputs: Tensor) -> None:
         """Offer the first item of a batch; remember the items before it."""
         self._offered = targets[0], outputs[0].argmax()
         self._remembered = [torch.cat(parts) for parts in zip(*self._memory, strict=True)]

@@ -119,8 +119,8 @@ class PlasticityProbeStudy(Study):
         model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 2, stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
         phases = Phases(model, stream, seed, sizes["fit"])
-        course = train(model, optimizer, stream, setup.treatments, seed, phases.after_task)
-        return {"accuracy, late": course.late("end", sizes["edge"]), **phases.summary(sizes["edge"], course.end)}
+        scores = train(model, optimizer, stream, setup.treatments, seed, phases.after_task)
+        return {"accuracy, late": scores.late("end", sizes["edge"]), **phases.summary(sizes["edge"], scores.end)}
 
 
 @dataclass

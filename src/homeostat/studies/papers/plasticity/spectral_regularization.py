@@ -107,14 +107,14 @@ class SpectralRegularizationStudy(Study):
         stream = PermutedLabels(data=self.data, seed=seed, **count)
         model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 3, stream.source.classes)
         optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        course = train(model, optimizer, stream, setup.treatments, seed)
+        scores = train(model, optimizer, stream, setup.treatments, seed)
         edge = sizes["edge"]
         return {
-            "early": course.early("end", edge),
-            "late": course.late("end", edge),
+            "early": scores.early("end", edge),
+            "late": scores.late("end", edge),
             "sigma": largest_singular_value(model),
             **condition(model, stream.source.inputs),
-            "end": [round(value, 4) for value in course.end],
+            "end": [round(value, 4) for value in scores.end],
         }
 
 

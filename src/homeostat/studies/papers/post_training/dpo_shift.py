@@ -116,8 +116,8 @@ class DPOShiftStudy(Study):
 @torch.no_grad()
 def judged(model: Transformer, task: Chain, kept: Pairs, seed: int) -> dict[str, float]:
     """Likelihood of the kept pairs against the reference, and the gold reward of fresh samples to their prompts."""
-    given, told = kept.batch(model), DPOShift(beta=1.0)
-    found = {name: value.sum().item() for name, value in told(given).diagnostics.items()}
+    given, objective = kept.batch(model), DPOShift(beta=1.0)
+    found = {name: value.sum().item() for name, value in objective(given).diagnostics.items()}
     fresh = sample(model, task, kept.prompts, 4, generator(seed, "judged"))
     return {
         "chosen, change": -found["displacement"],

@@ -97,12 +97,12 @@ class EntropyMechanismStudy(Study):
         sizes = self.sizes(budget)
         base = Base(Chain(7, 4, "+-*"), width=sizes["width"], steps=sizes["steps"])
         model, points = base.policy(seed), []
-        course = Rounds(sizes["rounds"], updates=4, prompts=sizes["prompts"], rate=sizes["rate"])
+        rounds = Rounds(sizes["rounds"], updates=4, prompts=sizes["prompts"], rate=sizes["rate"])
         log = improve(
             model,
             base.task,
             _ARMS[arm][1],
-            course,
+            rounds,
             seed,
             probe=arm == "plain",
             test=lambda update: points.append(tested(model, base.task, seed, sizes["tested"], 8)),
@@ -143,12 +143,12 @@ def foretold(entropy: list[float], reward: list[float]) -> dict[str, float]:
     missing = {"error, curve": math.nan, "error, line": math.nan, "inside": math.nan}
     if first < 4 or len(set(seen[0])) < 2 or len(set(seen[1])) < 2:
         return missing
-    told = EntropyReward().fit(*seen).forecast(later[0])
+    forecast = EntropyReward().fit(*seen).forecast(later[0])
     line = np.polyval(np.polyfit(*seen, 1), later[0])
     return {
-        "error, curve": float(np.sqrt(np.square(told.mean - later[1]).mean())),
+        "error, curve": float(np.sqrt(np.square(forecast.mean - later[1]).mean())),
         "error, line": float(np.sqrt(np.square(line - later[1]).mean())),
-        "inside": float(((told.low <= later[1]) & (later[1] <= told.high)).mean()),
+        "inside": float(((forecast.low <= later[1]) & (later[1] <= forecast.high)).mean()),
     }
 
 

@@ -35,7 +35,7 @@ ORDERS = 8
 """Losses of which it is found out which layers lead to them."""
 
 
-class PolicyWitness:
+class PolicyCollector:
     """Reads policies, predictions and targets of one run.
 
     Args:

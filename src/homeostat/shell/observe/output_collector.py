@@ -42,7 +42,7 @@ class OutputReading:
     error: float = math.nan
 
 
-class OutputWitness:
+class OutputCollector:
     """Keeps the latest readings."""
 
     def __init__(self) -> None:

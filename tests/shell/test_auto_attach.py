@@ -8,7 +8,7 @@ from torch import nn
 
 from homeostat.record import RunRecord
 from homeostat.shell.launch import find_networks as discovery
-from homeostat.shell.launch.auto_attach import Watch
+from homeostat.shell.launch.auto_attach import AutoAttach
 from homeostat.shell.run.settings import Settings
 
 
@@ -25,12 +25,12 @@ def alone(monkeypatch):
     monkeypatch.setattr(discovery, "_live", own)
 
 
-def watched(**options) -> tuple[Watch, RunRecord]:
+def attached(**options) -> tuple[AutoAttach, RunRecord]:
     settings = Settings(every=1, **options)
     record = RunRecord.create(None, script="test", command=["test"], seed=0, settings=settings.to_json())
-    watch = Watch(settings, record)
-    watch.start()
-    return watch, record
+    auto = AutoAttach(settings, record)
+    auto.start()
+    return auto, record
 
 
 def net(inputs: int = 4, outputs: int = 2) -> nn.Sequential:
@@ -49,14 +49,14 @@ def layers(record: RunRecord, vital: str = "gradient-norm") -> set[str]:
 
 def test_models_that_follow_each_other_have_names_of_their_own():
     """A script that trains one model a fold, each gone before the next one is made."""
-    watch, record = watched()
+    auto, record = attached()
     for fold in range(4):
         model = net()
         optimizer = torch.optim.Adam(model.parameters())
         for _ in range(fold + 2):
             step(model, optimizer)
         del model, optimizer
-    watch.stop()
+    auto.stop()
     assert layers(record) == {
         f"{label}{n}" for label in ("", "sequential.", "sequential-2.", "sequential-3.") for n in (0, 2)
     }
@@ -64,12 +64,12 @@ def test_models_that_follow_each_other_have_names_of_their_own():
 
 
 def test_a_single_model_has_plain_layer_names_and_its_units_are_seen_from_the_second_step():
-    watch, record = watched()
+    auto, record = attached()
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(4):
         step(model, optimizer)
-    watch.stop()
+    auto.stop()
     assert layers(record) == {"0", "2"}
     assert [s for s, _ in record.series("dormant-units", "0")] == [2, 3, 4]
     assert record.meta.steps == 4 and record.meta.status == "finished"
@@ -81,18 +81,18 @@ def test_two_networks_with_an_optimizer_each_are_told_apart_by_name():
             self.both = nn.ModuleDict({"actor": net(), "critic": net(4, 1)})
             self.optimizers = {k: torch.optim.SGD(m.parameters(), 0.1) for k, m in self.both.items()}
 
-    watch, record = watched()
+    auto, record = attached()
     agent = Agent()
     for _ in range(3):
         for name, model in agent.both.items():
             step(model, agent.optimizers[name])
-    watch.stop()
+    auto.stop()
     assert layers(record) == {"actor.0", "actor.2", "critic.0", "critic.2"}
     assert layers(record, "loss") == {"actor.network", "critic.network"}
 
 
 def test_a_rebuilt_optimizer_takes_the_old_ones_place():
-    watch, record = watched(vitals=("update-ratio",))
+    auto, record = attached(vitals=("update-ratio",))
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(2):
@@ -100,13 +100,13 @@ def test_a_rebuilt_optimizer_takes_the_old_ones_place():
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(3):
         step(model, optimizer)
-    watch.stop()
+    auto.stop()
     assert [s for s, _ in record.series("update-ratio", "0")] == [1, 2, 3, 4, 5]
-    assert [f.name for f in watch.run.facts().optimizers][-1] == "Adam"
+    assert [f.name for f in auto.run.facts().optimizers][-1] == "Adam"
 
 
 def test_a_model_built_late_is_found_and_a_frozen_backbone_is_not_part_of_it():
-    watch, record = watched()
+    auto, record = attached()
     first = net()
     optimizer = torch.optim.SGD(first.parameters(), 0.1)
     step(first, optimizer)
@@ -115,20 +115,20 @@ def test_a_model_built_late_is_found_and_a_frozen_backbone_is_not_part_of_it():
     late = torch.optim.SGD(head.parameters(), 0.1)
     for _ in range(3):
         step(whole, late)
-    watch.stop()
+    auto.stop()
     names = {n for n in layers(record) if n not in ("0", "2")}
     assert len(names) == 1 and names.pop().endswith("1")
 
 
 def test_parameters_of_no_module_are_reported_not_invented():
-    watch, record = watched()
+    auto, record = attached()
     free = torch.zeros(3, requires_grad=True)
     optimizer = torch.optim.SGD([free], 0.1)
     for _ in range(2):
         optimizer.zero_grad()
         free.square().sum().backward()
         optimizer.step()
-    watch.stop()
+    auto.stop()
     said = {entry.what: entry.why for entry in record.not_measured()}
     assert any("1 parameter of SGD" in what for what in said) and not record.vitals()
 
@@ -142,36 +142,36 @@ def test_a_model_whose_parts_alone_are_called_is_read_at_its_layers():
         def loss(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.body(x)).square().mean()
 
-    watch, record = watched()
+    auto, record = attached()
     model = Parts()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(8):
         optimizer.zero_grad()
         model.loss(torch.randn(16, 4)).backward()
         optimizer.step()
-    watch.stop()
+    auto.stop()
     assert layers(record, "dormant-units") == {"body.0", "body.2"}
 
 
 def test_treatments_act_on_a_script_that_knows_nothing():
     from homeostat.core.component import build
 
-    watch, record = watched(treatments=(build("treatment", "redo:every=2,threshold=1.0"),))
+    auto, record = attached(treatments=(build("treatment", "redo:every=2,threshold=1.0"),))
     model = net()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(6):
         step(model, optimizer)
-    watch.stop()
+    auto.stop()
     resets = [e for e in record.journal() if e.component == "redo" and e.action == "edit"]
     assert resets and all("reset" in e.why for e in resets)
 
 
-def alarms(watch: Watch) -> set[str]:
-    return {finding.condition for finding in watch.run.findings if finding.severity != "info"}
+def alarms(auto: AutoAttach) -> set[str]:
+    return {finding.condition for finding in auto.run.findings if finding.severity != "info"}
 
 
 def test_two_networks_of_one_optimizer_are_both_followed_as_one_objective():
-    watch, record = watched()
+    auto, record = attached()
     pair = nn.ModuleDict({"q1": net(), "q2": net()})
     optimizer = torch.optim.Adam([*pair["q1"].parameters(), *pair["q2"].parameters()])
     both = list(pair.values())
@@ -181,9 +181,9 @@ def test_two_networks_of_one_optimizer_are_both_followed_as_one_objective():
         optimizer.zero_grad()
         sum(model(inputs).square().mean() for model in both).backward()
         optimizer.step()
-    watch.stop()
+    auto.stop()
     assert len(layers(record)) == 4 and len(layers(record, "dormant-units")) == 2
-    assert not watch.run.facts().several_objectives and not alarms(watch)
+    assert not auto.run.facts().several_objectives and not alarms(auto)
 
 
 def in_place(model: nn.Module) -> None:
@@ -207,27 +207,27 @@ def by_new_tensors(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("update", [in_place, by_data, by_new_tensors, None])
 def test_updates_without_an_optimizer_are_told_from_no_update(update):
-    watch, record = watched()
+    auto, record = attached()
     model = net()
     for _ in range(6):
         model(torch.randn(16, 4)).square().mean().backward()
         if update is not None:
             update(model)
-    watch.stop()
-    assert alarms(watch) == (set() if update else {"no-optimizer-step"})
+    auto.stop()
+    assert alarms(auto) == (set() if update else {"no-optimizer-step"})
     assert ("vitals" in {entry.what for entry in record.not_measured()}) == bool(update)
 
 
 def test_an_optimizer_of_tensors_in_no_module_trains_and_is_no_fault():
-    watch, record = watched()
+    auto, record = attached()
     weight, offset = torch.randn(4, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.Adam([weight, offset], 0.1)
     for _ in range(60):
         optimizer.zero_grad()
         (torch.randn(16, 4) @ weight + offset).square().mean().backward()
         optimizer.step()
-    watch.stop()
-    assert not alarms(watch)
+    auto.stop()
+    assert not alarms(auto)
     assert any("owned by no module" in entry.why for entry in record.not_measured())
 
 
@@ -235,7 +235,7 @@ def test_an_optimizer_of_tensors_in_no_module_trains_and_is_no_fault():
 @pytest.mark.parametrize("fault", [True, False])
 def test_layers_that_were_replaced_after_the_optimizer_was_built_are_untrained(layers, fault):
     torch.manual_seed(0)
-    watch, _ = watched()
+    auto, _ = attached()
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
     if layers == "all":
@@ -246,8 +246,8 @@ def test_layers_that_were_replaced_after_the_optimizer_was_built_are_untrained(l
         optimizer = torch.optim.Adam(model.parameters())
     for _ in range(60):
         step(model, optimizer)
-    watch.stop()
-    assert ("untrained-parameters" in alarms(watch)) == fault
+    auto.stop()
+    assert ("untrained-parameters" in alarms(auto)) == fault
 
 
 class Taught(nn.Module):
@@ -267,8 +267,8 @@ class Taught(nn.Module):
 def test_averages_heads_that_take_turns_and_layers_updated_by_hand_are_trained():
     settings = Settings(every=2)
     record = RunRecord.create(None, script="test", command=["test"], seed=0, settings=settings.to_json())
-    watch = Watch(settings, record)
-    watch.start()
+    auto = AutoAttach(settings, record)
+    auto.start()
     model = Taught()
     optimizer = torch.optim.SGD([*model.trunk.parameters(), *model.heads.parameters()], 0.01)
     for step in range(60):
@@ -281,16 +281,16 @@ def test_averages_heads_that_take_turns_and_layers_updated_by_hand_are_trained()
                 mean.data.lerp_(now, 0.01)
             for p in model.scale.parameters():
                 p -= 0.01 * p.grad
-    watch.stop()
-    assert not [f for f in watch.run.findings if f.condition == "untrained-parameters"]
+    auto.stop()
+    assert not [f for f in auto.run.findings if f.condition == "untrained-parameters"]
     assert any("scale.weight" in entry.what for entry in record.not_measured())
 
 
 def test_a_frozen_trunk_and_a_new_head_are_no_mistake():
-    watch, _ = watched()
+    auto, _ = attached()
     model = nn.Sequential(net().requires_grad_(False), nn.Linear(2, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(60):
         step(model, optimizer)
-    watch.stop()
-    assert "untrained-parameters" not in alarms(watch)
+    auto.stop()
+    assert "untrained-parameters" not in alarms(auto)

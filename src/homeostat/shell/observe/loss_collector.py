@@ -19,10 +19,10 @@ from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, is_plain,
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.cadence import next_loss_reading
-from homeostat.shell.observe.layer_witness import LayerWitness
+from homeostat.shell.observe.layer_collector import LayerCollector
 from homeostat.shell.observe.observer import Row
-from homeostat.shell.observe.output_witness import OutputWitness
-from homeostat.shell.observe.policy_witness import PolicyWitness
+from homeostat.shell.observe.output_collector import OutputCollector
+from homeostat.shell.observe.policy_collector import PolicyCollector
 
 ORDERS = 4
 """Number of readings of the order of the layers, because several losses may alternate."""
@@ -32,7 +32,7 @@ GONE = 40
 """Number of steps without a class after which it counts as absent."""
 
 
-class LossWitness:
+class LossCollector:
     """Counts the results of `read_loss` for a run.
 
     A reading walks the graph once and transfers a few numbers from the device. Between readings there is no work.
@@ -48,11 +48,11 @@ class LossWitness:
 
     def __init__(self, guard: Guarding) -> None:
         self._networks = list[Network]()
-        self.policies = PolicyWitness(self._networks, guard)
+        self.policies = PolicyCollector(self._networks, guard)
         self.next = 1
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._facts: dict[str, Any] = {}
-        self._layers, self._outputs = LayerWitness(), OutputWitness()
+        self._layers, self._outputs = LayerCollector(), OutputCollector()
         self._eval_mode, self._eval_since = 0, 0
         self._labels: deque[tuple[int, list[int], int]] = deque(maxlen=KEPT)
         self._last_seen: dict[int, int] = {}

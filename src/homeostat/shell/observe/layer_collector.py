@@ -16,7 +16,7 @@ SETTLED = 100
 """Steps after which running statistics are looked at: with a momentum of 0.1 nothing is left of their start."""
 
 
-class LayerWitness:
+class LayerCollector:
     """Keeps the latest readings, and the first of attention."""
 
     def __init__(self) -> None:
