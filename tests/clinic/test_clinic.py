@@ -75,6 +75,12 @@ def test_a_stored_run_is_judged_as_it_was_while_it_ran(tmp_path):
     assert not stored.judged([components("condition")["stalled-learning"]()]).live
 
 
+def test_findings_stay_when_the_functions_of_the_script_have_returned():
+    change = next(f for f in FAULTS if f.name == "detached")
+    result = run_program(TrainingProgram(0, change, "mlp", "functions", 0))
+    assert result.first[:2] == ("frozen-by-accident", "untrained-parameters")
+
+
 def test_a_program_that_continues_another_finds_its_checkpoint():
     result = run_program(first("resumed"))
     assert result.status == "finished" and result.truth["began"] < 1.0

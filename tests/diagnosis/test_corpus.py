@@ -67,7 +67,17 @@ def test_every_condition_is_raised_by_some_sick_run() -> None:
     hits = {condition for seed in range(3) for _, condition, hit in raised(seed) if hit}
     # The edge of stability is information by design, and tested on healthy runs below.
     policies = (cause for cause, _ in OF_POLICIES.values())
-    tested = {*PROGRAMS, *NAMED, *OF_LAYERS, *OF_OUTPUTS, *GENERATIVE, *policies, "forgetting", "loss-spikes"}
+    tested = {
+        *PROGRAMS,
+        *NAMED,
+        *OF_LAYERS,
+        *OF_OUTPUTS,
+        *GENERATIVE,
+        *policies,
+        "forgetting",
+        "loss-spikes",
+        "frozen-by-accident",
+    }
     assert hits | tested == set(components("condition")) - {"edge-of-stability"}
 
 

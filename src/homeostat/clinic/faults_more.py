@@ -79,6 +79,17 @@ def _frozen_by_mistake(draft: Draft) -> None:
     from_start(draft)
 
 
+def _frozen_middle(draft: Draft) -> None:
+    """A layer in the middle needs no gradient."""
+    adjust(
+        draft,
+        "layers = [name.rpartition('.')[0] for name, p in model.named_parameters() if p.dim() > 1]\n"
+        "model.get_submodule(layers[len(layers) // 2]).requires_grad_(False)",
+    )
+    draft.told.append("'layers': len(layers)")
+    from_start(draft)
+
+
 def _bad_batches(draft: Draft) -> None:
     """Every now and then a batch is of another scale."""
     every = draft.draw.choice((40, 60))
@@ -122,5 +133,12 @@ FAULTS = (
         shows=lambda truth: truth["jumps"] >= 3,
         wish={"norm": ""},
     ),
-    Change("data-of-trunk", _WITH_HEAD, _frozen_by_mistake, ("untrained-parameters",)),
+    Change("data-of-trunk", _WITH_HEAD, _frozen_by_mistake, ("frozen-by-accident", "untrained-parameters")),
+    Change(
+        "frozen-middle",
+        ("mlp", "encoder", "cnn", "vit", "resnet", "causal-lm", "autoencoder", "regressor"),
+        _frozen_middle,
+        ("frozen-by-accident",),
+        shows=lambda truth: truth["layers"] >= 3,
+    ),
 )

@@ -272,7 +272,7 @@ FAULTS = (
     Change("rate-too-high", MODELS, _rate_too_high,
            ("learning-rate-too-high", "oscillating-loss", "exploding-gradients", "non-finite", "stalled-learning"),
            shows=no_better),
-    Change("detached", _WITH_HEAD, _detached, ("untrained-parameters",)),
+    Change("detached", _WITH_HEAD, _detached, ("frozen-by-accident", "untrained-parameters")),
     Change("head-replaced", ("mlp", "cnn", "resnet", "encoder", "vit", "gru", "lstm", "regressor"), _head_replaced,
            ("untrained-parameters",)),
     Change("plain-list", _LISTS, _plain_list, ("untrained-parameters",), wish={"norm": ""}),

@@ -138,6 +138,31 @@ class LossFacts:
 
 
 @dataclass(frozen=True)
+class FrozenFacts:
+    """Layers that stay as they are amid layers that are trained, as the first few losses show them.
+
+    Args:
+        readings: losses whose graph was read for it.
+        inside: layer -> number of its parameters, of frozen layers with trained layers before and behind them.
+        matrices: those of them with more than scales and shifts.
+        share: part of all parameters that is in frozen layers.
+        cut: layers that compute before `cut_before` and get no gradient, although an optimizer holds them.
+        cut_before: a trained layer whose input has no gradient.
+        cut_how: "no_grad" if these layers ran without a graph, else "detach"; "" without a cut.
+        cut_meant: these layers are in evaluation mode and the one behind them is not.
+    """
+
+    readings: int = 0
+    inside: Mapping[str, int] = field(default_factory=dict[str, int])
+    matrices: tuple[str, ...] = ()
+    share: float = 0.0
+    cut: tuple[str, ...] = ()
+    cut_before: str = ""
+    cut_how: str = ""
+    cut_meant: bool = False
+
+
+@dataclass(frozen=True)
 class OutsideFacts:
     """What a script trains outside of the networks that are followed.
 
@@ -259,6 +284,7 @@ class Facts:
         idle: parameters that require a gradient, get none, that no optimizer holds, and that never changed (a teacher,
             or a forgotten branch: cannot be told apart).
         no_gradient: parameters that an optimizer holds but whose gradient was None so far, and that never changed.
+        frozen: layers that stay as they are amid layers that are trained.
         outside: what is trained outside of the networks that are followed.
         skipped_steps: optimizer steps a GradScaler left out because gradients overflowed.
         loss_scaled: a GradScaler is at work, so a few non-finite gradients are its search for the scale.
@@ -282,6 +308,7 @@ class Facts:
     unoptimized: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
     no_gradient: tuple[str, ...] = ()
+    frozen: FrozenFacts = field(default_factory=FrozenFacts)
     outside: OutsideFacts = field(default_factory=OutsideFacts)
     skipped_steps: int = 0
     loss_scaled: bool = False

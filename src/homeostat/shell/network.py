@@ -45,6 +45,7 @@ class Network:
         rate: the learning rate over the run, up to the last step that was read.
         elements: step counts per element, if they are kept.
         composition: the tasks of the current batch, for inserted modules.
+        present: whether the script had the module when the facts of the run were last read.
     """
 
     def __init__(self, label: str, model: nn.Module, optimizers: Iterable[Optimizer], compiled: bool = False) -> None:
@@ -63,6 +64,9 @@ class Network:
         self.elements: ElementSteps | None = None
         self.rate = RateFacts()
         self.composition = Composition()
+        self.present = True
+        self._unheld: tuple[list[str], list[str]] = ([], [])
+        self._facts = list[tuple[int, OptimizerFacts]]()
 
     @property
     def alive(self) -> bool:
@@ -156,27 +160,36 @@ class Network:
         first = self.optimizers[:1]
         return float(first[0].param_groups[0].get("lr", float("nan"))) if first else float("nan")
 
-    def optimizer_facts(self) -> list[OptimizerFacts]:
-        """Facts about the optimizers for the diagnosis."""
-        return [
-            OptimizerFacts(
-                type(o).__name__,
-                float(o.param_groups[0].get("lr", float("nan"))),
-                float(o.param_groups[0].get("momentum", 0.0)),
-                float(o.param_groups[0].get("weight_decay", 0.0)),
-                self.label,
+    def optimizer_facts(self) -> list[tuple[int, OptimizerFacts]]:
+        """(id, facts) of the optimizers for the diagnosis; the last known ones if the script has deleted them."""
+        if not self.optimizers:
+            return self._facts
+        self._facts = [
+            (
+                id(o),
+                OptimizerFacts(
+                    type(o).__name__,
+                    float(o.param_groups[0].get("lr", float("nan"))),
+                    float(o.param_groups[0].get("momentum", 0.0)),
+                    float(o.param_groups[0].get("weight_decay", 0.0)),
+                    self.label,
+                ),
             )
             for o in self.optimizers
         ]
+        return self._facts
 
     def unheld(self) -> tuple[list[str], list[str]]:
         """Parameters that require a gradient, are in no optimizer and never changed: those with a gradient, and those
-        without."""
+        without; the last known ones if the script has deleted the module."""
+        if not self.alive:
+            return self._unheld
         trained = self.trained()
         rest = {n: p for n, p in self.model.named_parameters() if p.requires_grad and n not in trained}
         self.moved |= {n for n, p in rest.items() if n not in self.moved and self._changes.changed(p)}
         got = [n for n, p in rest.items() if n not in self.moved and p.grad is not None]
-        return got, [n for n in rest if n not in self.moved and n not in got]
+        self._unheld = got, [n for n in rest if n not in self.moved and n not in got]
+        return self._unheld
 
     def updated_by_hand(self) -> list[str]:
         """Parameters with gradients that are in no optimizer and change."""

@@ -143,7 +143,7 @@ def _sound(condition: Condition, found: Finding, history: History, known: Facts)
     assert found.severity in SEVERITIES, f"severity is {found.severity!r}"
     assert found.evidence.get("text"), "the finding has no sentence"
     seen = {layer for vital in history.vitals() for layer in history.layers(vital)} | {NETWORK, *known.widths}
-    seen |= {layer_of(name) for name in (*known.unoptimized, *known.idle, *known.no_gradient)}
+    seen |= {layer_of(name) for name in (*known.unoptimized, *known.idle, *known.no_gradient)} | {*known.frozen.inside}
     invented = set(found.layers) - seen
     assert not invented, f"it names {sorted(invented)}, which were not measured"
 

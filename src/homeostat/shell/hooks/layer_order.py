@@ -19,12 +19,12 @@ def layers_after(loss: Tensor, layers: Mapping[int, str]) -> dict[str, frozenset
     Args:
         layers: id of a parameter -> its layer.
     """
-    order = _ordered(loss.grad_fn)
+    order = in_order(loss.grad_fn)
     passed: dict[Any, frozenset[str]] = {node: frozenset() for node in order}
     after: dict[str, frozenset[str]] = {}
     for node in order:
         children = [child for child, _ in node.next_functions if child is not None]
-        own = {layer for child in children if (layer := layers.get(_parameter(child))) is not None}
+        own = {layer for child in children if (layer := layers.get(parameter_id(child))) is not None}
         for layer in own:
             after[layer] = after.get(layer, frozenset()) | passed[node]
         reached = passed[node] | own
@@ -33,7 +33,7 @@ def layers_after(loss: Tensor, layers: Mapping[int, str]) -> dict[str, frozenset
     return {layer: others - {layer} for layer, others in after.items()}
 
 
-def _ordered(root: Any) -> list[Any]:
+def in_order(root: Any) -> list[Any]:
     """The nodes in topological order, users first; empty if the graph is too large."""
     users: dict[Any, int] = {root: 0}
     waiting = [root] if root is not None else []
@@ -58,7 +58,7 @@ def _ordered(root: Any) -> list[Any]:
     return order
 
 
-def _parameter(node: Any) -> int:
+def parameter_id(node: Any) -> int:
     """id of the parameter of a node, also if it is cast or moved; 0 for other nodes."""
     while node is not None and node.name() in _MOVES:
         node = node.next_functions[0][0]

@@ -19,6 +19,7 @@ from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, is_plain,
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.cadence import next_loss_reading
+from homeostat.shell.observe.frozen_collector import FrozenCollector
 from homeostat.shell.observe.layer_collector import LayerCollector
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.observe.output_collector import OutputCollector
@@ -44,11 +45,13 @@ class LossCollector:
         next: the step whose loss is read next.
         readers: called with (step, loss) at every reading, too.
         policies: what the losses show of policies and values.
+        frozen: layers that stay as they are amid trained ones.
     """
 
     def __init__(self, guard: Guarding) -> None:
         self._networks = list[Network]()
         self.policies = PolicyCollector(self._networks, guard)
+        self.frozen = FrozenCollector(self._networks, guard)
         self.next = 1
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._facts: dict[str, Any] = {}
@@ -105,6 +108,7 @@ class LossCollector:
         self._see_modes(step)
         self._see_order(loss)
         self._see_parameters(reading)
+        self.frozen.see(loss)
         self._see_labels(reading, step)
         self._see_inputs(reading)
         if reading.spread is not None and reading.labels is None:
@@ -113,6 +117,11 @@ class LossCollector:
             self._variances.append(reading.variance)
         if reading.zero_weight is not None:
             self._weights.append(reading.zero_weight)
+
+    def end(self) -> None:
+        """Remove every hook."""
+        self.policies.targets.end()
+        self.frozen.end()
 
     def facts(self) -> LossFacts:
         """The facts so far."""

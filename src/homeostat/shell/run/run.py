@@ -112,7 +112,7 @@ class Run:
         if STEP_HOOKS.compiled:
             self.not_measured("steps of a compiled optimizer", "no hook is called in what torch.compile runs")
         self._diagnose(ended=True)
-        self.losses.policies.targets.end()
+        self.losses.end()
         self._progress()
         self.failures.write()
         with self.guard("record"):
@@ -352,6 +352,7 @@ class Run:
             backwards=0 if STEP_HOOKS.compiled else BACKWARD_HOOKS.backwards - self._backwards,
             nonlinearity={net.named(k): v for net, observer in observers for k, v in observer.nonlinearity.items()},
             loss=self.losses.facts(),
+            frozen=self.losses.frozen.facts(),
             task_ends={one.network.named("network"): tuple(one.step_series.tasks.ends) for one in self.networks},
             earlier=self.networks[0].earlier.facts() if len(self.networks) == 1 else EarlierFacts(),
             policy=self.losses.policies.facts(),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from homeostat.diagnosis.facts import EarlierFacts, Facts, LossFacts, OptimizerFacts, OutsideFacts, PolicyFacts
+from homeostat.diagnosis.facts import (
+    EarlierFacts,
+    Facts,
+    FrozenFacts,
+    LossFacts,
+    OptimizerFacts,
+    OutsideFacts,
+    PolicyFacts,
+)
 from homeostat.shell.network import Network
 
 
@@ -21,6 +29,7 @@ def gather_facts(
     nonlinearity: Mapping[str, str],
     batch_size: int | None,
     loss: LossFacts,
+    frozen: FrozenFacts,
     earlier: EarlierFacts,
     task_ends: Mapping[str, tuple[tuple[int, float], ...]],
     policy: PolicyFacts,
@@ -28,7 +37,8 @@ def gather_facts(
     """The current facts of the networks.
 
     Args:
-        networks: each with its layers' widths as captured; those the script has let go count only for their steps.
+        networks: each with its layers' widths as captured; those the script has let go count only for their steps. At
+            the end of the run those count that it had at the last facts: functions have returned by then.
         steps: of the network that has taken most.
         ended: the run is over.
         outside: what is trained outside of these networks.
@@ -37,18 +47,22 @@ def gather_facts(
         backwards: backward passes of this run.
         nonlinearity: layer, with its network's label -> what its units do.
         loss: what the graphs of the losses have shown.
+        frozen: layers that stay as they are amid trained ones.
         earlier: what became of batches trained on earlier.
         task_ends: layer of the loss -> (step, level before it) of its jumps.
         policy: policies and values in the losses.
         batch_size: rows of the smallest batch of activations seen last, None before any.
     """
-    living = [network for network, _ in networks if network.alive]
+    for network, _ in networks:
+        network.present = network.present if ended else network.alive
+    living = [network for network, _ in networks if network.present]
     unheld = [(network, *network.unheld()) for network in living]
     return Facts(
         steps=steps,
         backwards=backwards,
         ended=ended,
         optimizers=tuple(_optimizer_facts(living)),
+        frozen=frozen,
         outside=outside,
         unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
         idle=tuple(n.named(name) for n, _, idle in unheld for name in idle),
@@ -72,7 +86,7 @@ def _optimizer_facts(networks: Sequence[Network]) -> list[OptimizerFacts]:
     """Each network's optimizers; one that several networks share is marked where it comes again."""
     found, counted = list[OptimizerFacts](), set[int]()
     for network in networks:
-        for optimizer, facts in zip(network.optimizers, network.optimizer_facts(), strict=True):
-            found.append(replace(facts, shared=id(optimizer) in counted))
-            counted.add(id(optimizer))
+        for key, facts in network.optimizer_facts():
+            found.append(replace(facts, shared=key in counted))
+            counted.add(key)
     return found

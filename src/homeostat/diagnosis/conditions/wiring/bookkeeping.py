@@ -22,7 +22,8 @@ class UntrainedParameters(Condition):
     """Parameters that require a gradient but never move: no optimizer holds them, or their gradient is always None.
 
     A parameter without optimizer that receives gradients is a warning. One that receives none may be a target network
-    or an averaged copy, and is information only.
+    or an averaged copy, and is information only. Why parameters in an optimizer have no gradient is not part of this
+    condition: `frozen-by-accident` says it where the graph ends between layers.
 
     Settings:
         steps: optimizer steps before it is judged, because a head may first be used later.
@@ -46,7 +47,10 @@ class UntrainedParameters(Condition):
             return {}
         signs = _by_layer(facts.idle, "info", "no optimizer holds it and it receives no gradient")
         unseen = facts.no_gradient if facts.steps else ()
-        signs |= _by_layer(unseen, "warning", "an optimizer holds it, but its gradient was always None")
+        meant = set(facts.frozen.cut) if facts.frozen.cut_meant else set[str]()
+        without = "an optimizer holds it, but its gradient was always None"
+        signs |= _by_layer([name for name in unseen if layer_of(name) not in meant], "warning", without)
+        signs |= _by_layer([name for name in unseen if layer_of(name) in meant], "info", without)
         hidden = "it is in a plain list or dictionary, where parameters() does not find it, and nothing trains it"
         signs |= _by_layer(facts.loss.unheld, "warning", hidden)
         signs |= _by_layer(facts.unoptimized, "warning", "it receives gradients, but no optimizer holds it")
