@@ -3,6 +3,9 @@
 A mask is boolean and broadcastable to the target [*R, *shape]; None means everywhere. Values are broadcast too. This
 module changes no module and no optimizer.
 
+Of a stack of R replicas, an edit may change some only: `replicas` are their indices, and `value` and `mask` have one
+entry for each of them, in this order. None means all.
+
 Averaged copies (EMA, SWA or target networks that the user has named) follow an edit if `averaged` says so. An element
 that is reset must be reset in the average too, otherwise the average keeps the removed value. Small changes reach the
 average by averaging.
@@ -54,6 +57,7 @@ class SetValues(Edit):
     mask: Tensor | None = None
     units: Tensor | None = None
     averaged: bool | None = None
+    replicas: tuple[int, ...] | None = None
 
     @property
     def follows(self) -> bool:
@@ -75,6 +79,7 @@ class AddValues(Edit):
 
     value: Tensor
     averaged: bool = False
+    replicas: tuple[int, ...] | None = None
 
     def describe(self) -> str:
         return f"add to {self.target}"
@@ -91,6 +96,7 @@ class SetBuffer(Edit):
     value: Tensor
     mask: Tensor | None = None
     averaged: bool = True
+    replicas: tuple[int, ...] | None = None
 
     def describe(self) -> str:
         return f"set buffer {self.target} {_where(self.mask)}"
@@ -121,6 +127,7 @@ class ClearMoments(Edit):
 
     mask: Tensor | None = None
     restart: bool = False
+    replicas: tuple[int, ...] | None = None
 
     def describe(self) -> str:
         also = " and reset its step count" if self.restart else ""

@@ -1,1 +1,6 @@
-"""Training several seeds of one network at once. Empty in this release."""
+"""Training several seeds of one network at once: stacked parameters, and batched products instead of R small ones."""
+
+from homeostat.fleet.fleet import Fleet
+from homeostat.fleet.random_streams import RandomStreams, ShuffledBatches
+
+__all__ = ["Fleet", "RandomStreams", "ShuffledBatches"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,20 +68,21 @@ def _outcome(view: View, edits: Sequence[Edit]) -> dict[str, Tensor]:
         found["outputs"] = view.outputs.clone()
     found |= {f"cleared/{n}": torch.zeros_like(t, dtype=torch.bool) for n, t in view.parameters.items()}
     for edit in edits:
+        where: Any = list(some) if (some := getattr(edit, "replicas", None)) is not None else ...
         match edit:
             case SetValues() | SetBuffer():
                 now = found[f"value/{edit.target}"]
-                mask = torch.ones_like(now, dtype=torch.bool) if edit.mask is None else edit.mask
-                found[f"value/{edit.target}"] = torch.where(mask, edit.value, now)
+                mask = torch.tensor(True) if edit.mask is None else edit.mask
+                now[where] = torch.where(mask, edit.value, now[where])
             case MaskOutputs():
                 found["outputs"] = torch.where(edit.mask, edit.value, found["outputs"])
             case AddValues():
-                found[f"value/{edit.target}"] = found[f"value/{edit.target}"] + edit.value
+                found[f"value/{edit.target}"][where] += edit.value
             case AddGradient():
                 found[f"gradient/{edit.target}"] = found[f"gradient/{edit.target}"] + edit.value
             case ClearMoments():
                 mask = torch.tensor(True) if edit.mask is None else edit.mask
-                found[f"cleared/{edit.target}"] = found[f"cleared/{edit.target}"] | mask
+                found[f"cleared/{edit.target}"][where] |= mask
             case _:
                 raise AssertionError(f"{type(edit).__name__} cannot act on stacked replicas")
     return found

@@ -12,12 +12,14 @@ output. Batch norm in training mode has no such effect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from homeostat.core.edits import AddValues, ClearMoments, Edit, SetBuffer, SetValues
 from homeostat.core.errors import Refused
+from homeostat.core.random import Draw
 from homeostat.core.treatment import View
 from homeostat.core.units import Axis, UnitGroup
 from homeostat.treatments.shapes import lead
@@ -72,7 +74,52 @@ def reset_edits(
         chosen: group -> units to reset, bool [*R, H].
         means: group -> mean activation [*R, H] that is added to the consumers' biases, through their weights; None:
             nothing is added.
+
+    Of a stack, only the replicas in which a unit is chosen are drawn for and edited.
     """
+    if lead(view):
+        return _of_some_replicas(view, chosen, means)
+    return _reset_edits(view, chosen, means)
+
+
+def _of_some_replicas(
+    view: View, chosen: Mapping[UnitGroup, Tensor], means: Mapping[UnitGroup, Tensor] | None
+) -> list[Edit]:
+    """`reset_edits` for the replicas [R] in which a unit is chosen."""
+    if not chosen:
+        return []
+    hit = torch.stack([mask.any(-1) for mask in chosen.values()]).any(0)
+    replicas = [r for r, yes in enumerate(hit) if bool(yes)]
+    seeds = view.draw.seed
+    if not replicas or isinstance(seeds, int):
+        return []
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[replicas[0] : replicas[0] + 1] if len(replicas) == 1 else tensor[replicas]
+
+    groups = chosen.keys()
+    biases = [name for group in groups for name in group.consumer_biases if name is not None]
+    names = [axis.name for g in groups for axis in (*g.rows, *g.columns, *g.carriers, *g.buffers)] + biases
+    some = replace(
+        view,
+        parameters={n: part(view.parameters[n]) for n in names if n in view.parameters},
+        buffers={n: part(view.buffers[n]) for n in names if n in view.buffers},
+        draw=Draw([seeds[r] for r in replicas], view.draw.path),
+    )
+    masks = {group: part(mask) for group, mask in chosen.items()}
+    edits = _reset_edits(some, masks, None if means is None else {g: part(means[g]) for g in groups})
+    return [_for_replicas(edit, tuple(replicas)) for edit in edits]
+
+
+def _for_replicas(edit: Edit, replicas: tuple[int, ...]) -> Edit:
+    if isinstance(edit, (SetValues, AddValues, SetBuffer, ClearMoments)):
+        return replace(edit, replicas=replicas)
+    return edit
+
+
+def _reset_edits(
+    view: View, chosen: Mapping[UnitGroup, Tensor], means: Mapping[UnitGroup, Tensor] | None
+) -> list[Edit]:
     edits: list[Edit] = []
     for group, mask in chosen.items():
         if means is not None:
