@@ -82,6 +82,10 @@ def run(
         Threshold | None,
         typer.Option(help="Exit code 10 if the script succeeds but a finding is at least this severe."),
     ] = None,
+    metrics: Annotated[
+        bool,
+        typer.Option("--metrics/--no-metrics", help="Read what the script gives to its logger (TensorBoard, ...)."),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
     """Run a training script as python would, measure its vitals, and report findings.
@@ -102,5 +106,6 @@ def run(
         dry_run=dry_run,
         record=record,
         quiet=quiet,
+        metrics=metrics,
     )
     raise Ready(Launch(program, settings, json_file=json_file, fail_on=fail_on.value if fail_on else None).run)

@@ -22,6 +22,9 @@ STEP_SERIES = {
 }
 """What is read at every step, or nearly, beside the vitals: name -> (meaning, unit)."""
 
+LOGGED = "logged/"
+"""Before the script's own name of a number that it logs."""
+
 
 class Series:
     """Steps and values of one vital in one layer, oldest first.

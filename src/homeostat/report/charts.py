@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homeostat.core.finding import Finding
+from homeostat.diagnosis.history import LOGGED
 from homeostat.record.reader import FindingEvent, Points, RunReader
 from homeostat.report import formatting
 from homeostat.report.descriptions import Meaning
@@ -15,6 +16,8 @@ from homeostat.report.formatting import figure, within
 
 SHOWN = 6
 """Number of lines that a chart shows by default."""
+
+_LOGGED = Meaning("A number that the script gave to its logger.")
 
 
 def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -31,7 +34,7 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequ
     charts = []
     for name in sorted(vitals, key=lambda name: first.index(name) if name in first else len(first)):
         layers = vitals[name]
-        meaning = meanings.get(name, Meaning())
+        meaning = meanings.get(name, _LOGGED if name.startswith(LOGGED) else Meaning())
         order, log = worst_first(layers, meaning.worse, named), not meaning.bounded and decades(layers) > 2
         charts.append(
             {

@@ -111,6 +111,7 @@ def attach(
         probe=probe,
         twin=measure.twin,
         tasks=measure.tasks,
+        metrics=measure.metrics,
         dials=dict(treat.dials),
         gauges=dict(treat.gauges),
     )

@@ -25,11 +25,14 @@ class MeasureOptions:
         tasks: ({name: (inputs, targets), ...}, loss_fn): fixed evaluation items of each task, in the order of the
             tasks. The tasks so far are evaluated during the run. A task is the part of the run between two boundaries:
             call `run.boundary(name)` when a task begins, with its items if they are not given here.
+        metrics: record the numbers that your loop gives to its logger (TensorBoard, Weights & Biases, MLflow, trackio,
+            Lightning, Transformers, Stable-Baselines3) as vitals `logged/NAME`.
     """
 
     budget: float = DEFAULT_BUDGET
     twin: nn.Module | None = None
     tasks: Any = None
+    metrics: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from homeostat.shell.hooks.step_hooks import STEP_HOOKS, Arguments
 from homeostat.shell.hooks.torch_internals import unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.cadence import Credit
+from homeostat.shell.observe.logged_metrics import LoggedMetrics
 from homeostat.shell.observe.loss_collector import LossCollector
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.run.closed_loop import ClosedLoopRunner
@@ -74,12 +75,12 @@ class Run:
         self.failures = Failures(record, self._speak, strict, lambda: self.steps)
         self._runners: list[TreatmentRunner] = []
         self.closed_loop = ClosedLoopRunner(self._runners, self.add_entry, settings.every) if settings.auto else None
-        self.outside = OutsideFacts()
         self._trained_by, self._scaled = OptimizerNetworks(), False
         self._backwards, self._ended = BACKWARD_HOOKS.backwards, False
-        self.guard = self.failures.guard
+        self.guard, self.outside = self.failures.guard, OutsideFacts()
         self.losses = LossCollector(self.guard)
         self._loss_failed = partial(self.failures.note, "the loss")
+        self._logged = LoggedMetrics(settings.metrics, lambda: self.steps, self.failures.note)
 
     def start(self) -> None:
         """Subscribe to the hooks."""
@@ -90,6 +91,7 @@ class Run:
         BACKWARD_HOOKS.on_skipped.append(self._skipped)
         BACKWARD_HOOKS.on_backward.append(self._before_backward)
         BACKWARD_HOOKS.on_error.append(self._loss_failed)
+        self._logged.start()
 
     def stop(self, status: str = "finished") -> None:
         """Unsubscribe, remove all hooks, write the rest and close the record."""
@@ -111,6 +113,7 @@ class Run:
                 self.not_measured(f"updates of {', '.join(map(one.network.named, by_hand))}", BY_HAND)
         if STEP_HOOKS.compiled:
             self.not_measured("steps of a compiled optimizer", "no hook is called in what torch.compile runs")
+        self.keep(self._logged.stop())
         self._diagnose(ended=True)
         self.losses.end()
         self._progress()
@@ -232,7 +235,7 @@ class Run:
         one.plan_next()
 
     def _take_in(self, one: NetworkRun, sample: Sample) -> None:
-        self.keep(sample.rows)
+        self.keep([*sample.rows, *self._logged.rows()])
         self._diagnose()
         one.treatments.flush_if_due()
         self._progress()

@@ -48,6 +48,7 @@ class Settings:
         dry_run: plan edits and print them, but apply none.
         record: folder of run records; None keeps the record in memory.
         quiet: print nothing.
+        metrics: read the numbers that the script hands to its logger.
         probe: (batch, loss_fn) for vitals that need a fixed batch; only from `attach`.
         twin: a second network that is trained in parallel; only from `attach`.
         tasks: (evaluation items by task, loss_fn) for vitals of past tasks; only from `attach`.
@@ -67,6 +68,7 @@ class Settings:
     dry_run: bool = False
     record: Path | None = None
     quiet: bool = False
+    metrics: bool = True
     probe: Any = field(default=None, repr=False, compare=False)
     twin: Any = field(default=None, repr=False, compare=False)
     tasks: Any = field(default=None, repr=False, compare=False)
@@ -103,6 +105,7 @@ class Settings:
         dry_run: bool = False,
         record: Path | str | None = None,
         quiet: bool = False,
+        metrics: bool = True,
     ) -> Settings:
         """Settings from the texts of the command line.
 
@@ -121,6 +124,7 @@ class Settings:
             dry_run=dry_run,
             record=None if record is None else Path(record),
             quiet=quiet,
+            metrics=metrics,
         )
 
     def selected_vitals(self) -> tuple[Vital, ...]:
@@ -153,6 +157,7 @@ class Settings:
             "every": self.every,
             "seed": self.seed,
             "dry_run": self.dry_run,
+            "metrics": self.metrics,
             "probe": self.probe is not None,
             **({"twin": True} if self.twin is not None else {}),
             **({"tasks": True} if self.tasks is not None else {}),
