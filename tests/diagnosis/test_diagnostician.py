@@ -19,8 +19,8 @@ from homeostat.diagnosis.conditions.plasticity.plasticity import LossOfPlasticit
 from homeostat.diagnosis.conditions.plasticity.rank import RankCollapse
 from homeostat.diagnosis.conditions.plasticity.units import DormantLayer, SaturatedLayer
 from homeostat.diagnosis.conditions.wiring.bookkeeping import NoOptimizerStep, UntrainedParameters
-from homeostat.diagnosis.facts import LossFacts
 from homeostat.diagnosis.history import STEP_SERIES
+from homeostat.diagnosis.loss_facts import LossFacts
 from homeostat.diagnosis.loss_series import LOSS_SERIES
 
 

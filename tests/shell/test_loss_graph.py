@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import homeostat
+from homeostat.diagnosis.loss_facts import ClearingFacts
 from homeostat.shell.hooks.loss_graph import read_loss
 from homeostat.shell.observe.loss_collector import LossCollector, hidden_parameters
 
@@ -138,10 +139,10 @@ def test_the_order_of_the_classes():
     shuffled = [torch.randint(0, 10, (32,)) for _ in range(60)]
     sorted_ = [torch.full((32,), step % 10) for step in range(60)]
     tasks = [torch.randint(0, 2, (32,)) + 2 * (step // 50) for step in range(200)]
-    assert labelled(shuffled).facts().label_order == ""
-    assert labelled(sorted_).facts().label_order == "recurring"
-    assert labelled(tasks).facts().label_order == "vanishing"
-    assert labelled([torch.tensor([0, 1])] * 60).facts().label_order == "", "two classes are always few"
+    assert labelled(shuffled).facts().labels.order == ""
+    assert labelled(sorted_).facts().labels.order == "recurring"
+    assert labelled(tasks).facts().labels.order == "vanishing"
+    assert labelled([torch.tensor([0, 1])] * 60).facts().labels.order == "", "two classes are always few"
 
 
 def test_gradients_that_are_not_cleared():
@@ -156,4 +157,4 @@ def test_gradients_that_are_not_cleared():
                     F.cross_entropy(model(X), Y).backward()
                 optimizer.step()
             facts = run._run.losses.facts()
-        assert (facts.uncleared, facts.clear_checks) == (expected, 9)
+        assert facts.clearing == ClearingFacts(checks=9, uncleared=expected)

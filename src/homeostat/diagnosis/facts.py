@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from homeostat.diagnosis.loss_facts import LossFacts
+
 
 @dataclass(frozen=True)
 class OptimizerFacts:
@@ -26,115 +28,6 @@ class OptimizerFacts:
     weight_decay: float = 0.0
     network: str = ""
     shared: bool = False
-
-
-@dataclass(frozen=True)
-class LossFacts:
-    """What the autograd graphs of the losses have shown, over the readings of them so far.
-
-    Args:
-        readings: losses whose graph was read.
-        duplicated_softmax: readings in which probabilities entered a loss that expects logits.
-        softmax_dims: readings in which a softmax was over the wrong dimension.
-        softmax_dim: what was wrong with it.
-        broadcasts: readings in which the loss compared every output with every target.
-        broadcast: the shapes, as text.
-        unheld: parameters in the graph that no module and no optimizer holds and that do not change: shapes as text.
-        eval_mode: readings in a row, up to the last one, in which a network with dropout or batch norm was in
-            evaluation mode.
-        eval_since: step of the first of them.
-        uncleared: readings at which the gradients of the step before had not been cleared.
-        clear_checks: readings at which that was looked at.
-        classes: of a cross entropy, 0 without one.
-        chance: the loss of guessing by the frequency of the labels (nats), NaN when unknown.
-        target_variance: where the loss is a mean squared error: that of predicting the mean of the targets, median of
-            the readings; NaN otherwise.
-        early_entropy, late_entropy: of the labels in the first and in the last quarter of the readings (nats).
-        label_order: "" unless a batch holds few of the classes; then "recurring" if classes come back after they were
-            gone, "vanishing" if they do not.
-        label_share: part of the classes seen so far that a batch holds, median.
-        zero_weights: readings in which everything near the loss was multiplied by zeros.
-        weights: readings in which something was multiplied by a constant.
-        early_zero_weights: share of zero weights among the first quarter of these.
-        input_size: root mean square of the inputs, NaN when unknown.
-        input_offset: their mean over their standard deviation within a batch, the largest of the features.
-        spreads: readings in which vectors were divided by their norm, in a loss without labels.
-        spread: how much these vectors differ within a batch, median of the last 5: about 1 for directions without any
-            preference, 0 when all are the same.
-        attentions: readings in which attention weights were found.
-        attention_entropy: of the weights over that of equal ones, mean of a layer, the lowest layer: 0..1, median of
-            the last 5.
-        first_attention_entropy: the same at the first reading.
-        attention_spread: difference between the largest and the smallest logit of a query (nats), mean of a layer, the
-            largest layer, median of the last 5.
-        first_attention_spread: the same at the first reading.
-        norms: readings of batch norms with running statistics from step 100 on, of the last 5.
-        norm_values: numbers from which the statistics of a channel come, median of these.
-        norm_shift: distance between running and batch mean in deviations, of the worst layer.
-        norms_frozen: of these readings, those in which a batch norm used its running statistics.
-        norms_unset: of these readings, those in which a batch norm had the running statistics of a new layer.
-        norm_ratio: factor between running and batch variance, of the worst layer.
-        outputs: readings of outputs and targets, of the last 5.
-        output_spread: deviation of the outputs within a batch, median of these: of log-probabilities and logits, or of
-            numbers over that of their targets.
-        output_share, output_label_share: share of the most frequent class in predictions and labels.
-        target_size, target_offset: root mean square of targets that are numbers, and |mean| over deviation.
-        target_error: squared error over the variance of the targets.
-        codes: readings of the code of a variational autoencoder, of the last 5.
-        code_divergence: of the code from the prior (nats per item), median of these.
-        pairs: readings of two batches that enter one layer in one loss (real and made ones), of the last 5.
-        made_spread: deviation of one of them over that of the other, at most 1, median of these.
-        after: layer -> the layers that its gradient comes through, as far as known.
-    """
-
-    readings: int = 0
-    duplicated_softmax: int = 0
-    softmax_dims: int = 0
-    softmax_dim: str = ""
-    broadcasts: int = 0
-    broadcast: str = ""
-    unheld: tuple[str, ...] = ()
-    eval_mode: int = 0
-    eval_since: int = 0
-    uncleared: int = 0
-    clear_checks: int = 0
-    classes: int = 0
-    chance: float = float("nan")
-    target_variance: float = float("nan")
-    early_entropy: float = float("nan")
-    late_entropy: float = float("nan")
-    label_order: str = ""
-    label_share: float = float("nan")
-    zero_weights: int = 0
-    weights: int = 0
-    early_zero_weights: float = float("nan")
-    input_size: float = float("nan")
-    input_offset: float = float("nan")
-    spreads: int = 0
-    spread: float = float("nan")
-    attentions: int = 0
-    attention_entropy: float = float("nan")
-    first_attention_entropy: float = float("nan")
-    attention_spread: float = float("nan")
-    first_attention_spread: float = float("nan")
-    norms: int = 0
-    norms_frozen: int = 0
-    norms_unset: int = 0
-    norm_values: float = float("nan")
-    norm_shift: float = float("nan")
-    norm_ratio: float = float("nan")
-    outputs: int = 0
-    output_spread: float = float("nan")
-    output_share: float = float("nan")
-    output_label_share: float = float("nan")
-    target_size: float = float("nan")
-    target_offset: float = float("nan")
-    target_error: float = float("nan")
-    codes: int = 0
-    code_divergence: float = float("nan")
-    pairs: int = 0
-    made_spread: float = float("nan")
-    after: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True)
@@ -317,7 +210,7 @@ class Facts:
     batch_size: int | None = None
     widths: Mapping[str, int] = field(default_factory=dict[str, int])
     nonlinearity: Mapping[str, str] = field(default_factory=dict[str, str])
-    loss: LossFacts = LossFacts()
+    loss: LossFacts = field(default_factory=LossFacts)
     rates: Mapping[str, RateFacts] = field(default_factory=dict[str, RateFacts])
     earlier: EarlierFacts = EarlierFacts()
     task_ends: Mapping[str, tuple[tuple[int, float], ...]] = field(

@@ -75,15 +75,35 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def changes_of(facts: Sequence[Facts]) -> list[dict[str, Any]]:
-    """What is new in each of them, one entry each; entries of the loss as "loss.NAME"."""
+    """One entry for each of them: the values that differ from the entry before, by path ("loss.labels.order")."""
     known: dict[str, Any] = {}
     changes: list[dict[str, Any]] = []
     for one in facts:
-        data = one.to_json()
-        flat = {k: v for k, v in data.items() if k != "loss"} | {f"loss.{k}": v for k, v in data["loss"].items()}
+        flat = _flat(one, one.to_json())
         changes.append({k: v for k, v in flat.items() if k not in known or repr(known[k]) != repr(v)})
         known |= flat
     return changes
+
+
+def _flat(facts: Any, data: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """Path -> JSON value of every field; fields that are dataclasses are groups."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        inner = getattr(facts, name)
+        found |= _flat(inner, value, f"{group}{name}.") if dataclasses.is_dataclass(inner) else {group + name: value}
+    return found
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    found: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, name = path.split(".")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return found
 
 
 def updates(run: StoredRun, conditions: Sequence[Condition] | None = None) -> Iterator[tuple[int, list[Finding]]]:
@@ -92,8 +112,7 @@ def updates(run: StoredRun, conditions: Sequence[Condition] | None = None) -> It
     boundaries, rows, at = list(run.boundaries), run.rows(), 0
     for changes in run.facts_at:
         known |= changes
-        loss = {k.removeprefix("loss."): v for k, v in known.items() if k.startswith("loss.")}
-        facts = stored_facts({k: v for k, v in known.items() if not k.startswith("loss.")} | {"loss": loss})
+        facts = stored_facts(_nested(known))
         while at < len(rows) and (rows[at][0] <= facts.steps or facts.ended):
             while boundaries and boundaries[0] < rows[at][0]:
                 history.boundary(boundaries.pop(0))

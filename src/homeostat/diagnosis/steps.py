@@ -77,8 +77,7 @@ def _aligned(at: Array, steps: Array, values: Array) -> Array:
 def guessing_level(facts: Facts, start: float) -> float:
     """The loss of a network that has learned nothing: its start, or that of guessing (the entropy of the classes, the
     variance of the targets) where that is known and lower."""
-    known = [level for level in (facts.loss.chance, facts.loss.target_variance) if level > 0]
-    return min([start, *known])
+    return min([start, *facts.loss.known_guesses()])
 
 
 def network_of(layer: str, labels: frozenset[str]) -> str:

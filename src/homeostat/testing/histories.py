@@ -10,7 +10,7 @@ from homeostat.core.component import components
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis import Condition, Facts, History, OptimizerFacts
 from homeostat.diagnosis.example_histories import LAYERS, READINGS, TASK, ExampleHistory, Point, wobble
-from homeostat.diagnosis.facts import LossFacts
+from homeostat.diagnosis.loss_facts import InputFacts, LabelFacts, LossFacts
 
 EVERY = 10
 _CAPACITY = 128
@@ -22,7 +22,7 @@ FACTS = Facts(
     batch_size=64,
     widths={"fc1": 32, "fc2": 16},
     nonlinearity={"fc1": "tanh", "fc2": "tanh"},
-    loss=LossFacts(readings=40, input_size=100.0, input_offset=5.0, classes=8, chance=2.08),
+    loss=LossFacts(readings=40, inputs=InputFacts(size=100.0, offset=5.0), labels=LabelFacts(classes=8, chance=2.08)),
 )
 """Large inputs and some weight decay are no sickness of a run that learns."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from statistics import median
-from typing import Any
 
+from homeostat.diagnosis.loss_facts import AttentionFacts, BatchNormFacts, GenerativeFacts
 from homeostat.shell.hooks.layer_graph import AttentionReading, NormReading
 from homeostat.shell.hooks.loss_graph import LossReading
 
@@ -41,27 +42,33 @@ class LayerCollector:
         if norms is not None and step >= SETTLED:
             self._norms.append(norms)
 
-    def facts(self) -> dict[str, Any]:
-        """The fields of `LossFacts` that are about layers."""
+    def attention(self) -> AttentionFacts:
+        """Facts about attention so far."""
         last, first = self._attention, self._first
-        return {
-            "attentions": self._attentions,
-            "attention_entropy": _median([a.entropy for a in last]),
-            "first_attention_entropy": math.nan if first is None else first.entropy,
-            "attention_spread": _median([a.spread for a in last]),
-            "first_attention_spread": math.nan if first is None else first.spread,
-            "norms": len(self._norms),
-            "norms_frozen": sum(not n.training for n in self._norms),
-            "norms_unset": sum(n.unset for n in self._norms),
-            "norm_values": _median([float(n.values) for n in self._norms]),
-            "norm_shift": _median([n.shift for n in self._norms]),
-            "norm_ratio": _median([n.ratio for n in self._norms]),
-            "codes": len(self._codes),
-            "code_divergence": _median(list(self._codes)),
-            "pairs": len(self._pairs),
-            "made_spread": _median(list(self._pairs)),
-        }
+        return AttentionFacts(
+            readings=self._attentions,
+            entropy=middle([a.entropy for a in last]),
+            spread=middle([a.spread for a in last]),
+            first_entropy=math.nan if first is None else first.entropy,
+            first_spread=math.nan if first is None else first.spread,
+        )
+
+    def batch_norm(self) -> BatchNormFacts:
+        """Facts about batch norms at the latest readings."""
+        return BatchNormFacts(
+            readings=len(self._norms),
+            frozen=sum(not n.training for n in self._norms),
+            unset=sum(n.unset for n in self._norms),
+            values=middle([float(n.values) for n in self._norms]),
+            shift=middle([n.shift for n in self._norms]),
+            ratio=middle([n.ratio for n in self._norms]),
+        )
+
+    def generative(self) -> GenerativeFacts:
+        """Facts about codes and generated batches at the latest readings."""
+        return GenerativeFacts(len(self._codes), middle(self._codes), len(self._pairs), middle(self._pairs))
 
 
-def _median(values: list[float]) -> float:
+def middle(values: Collection[float]) -> float:
+    """Median; NaN if there are no values."""
     return median(values) if values else math.nan

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from statistics import median
-from typing import Any
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from homeostat.core.snapshot import layer_of
-from homeostat.diagnosis.facts import LossFacts
+from homeostat.diagnosis.loss_facts import (
+    BroadcastFacts,
+    ClearingFacts,
+    DirectionFacts,
+    EvalModeFacts,
+    InputFacts,
+    LossFacts,
+    SoftmaxFacts,
+    WeightingFacts,
+)
 from homeostat.shell.hooks.layer_order import layers_after
-from homeostat.shell.hooks.loss_graph import MOST_CLASSES, NEAR, LossReading, criteria, read_loss
+from homeostat.shell.hooks.loss_graph import NEAR, LossReading, criteria, read_loss
 from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, is_plain, version_of
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.cadence import next_loss_reading
 from homeostat.shell.observe.frozen_collector import FrozenCollector
-from homeostat.shell.observe.layer_collector import LayerCollector
+from homeostat.shell.observe.label_collector import LabelCollector
+from homeostat.shell.observe.layer_collector import LayerCollector, middle
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.observe.output_collector import OutputCollector
 from homeostat.shell.observe.policy_collector import PolicyCollector
@@ -28,9 +35,7 @@ from homeostat.shell.observe.policy_collector import PolicyCollector
 ORDERS = 4
 """Number of readings of the order of the layers, because several losses may alternate."""
 KEPT = 160
-"""Number of stored readings of the labels."""
-GONE = 40
-"""Number of steps without a class after which it counts as absent."""
+"""Number of stored values of the loss of a constant, and of the spread of normalised vectors."""
 
 
 class LossCollector:
@@ -54,17 +59,14 @@ class LossCollector:
         self.frozen = FrozenCollector(self._networks, guard)
         self.next = 1
         self.readers: list[Callable[[int, Tensor], None]] = []
-        self._facts: dict[str, Any] = {}
-        self._layers, self._outputs = LayerCollector(), OutputCollector()
-        self._eval_mode, self._eval_since = 0, 0
-        self._labels: deque[tuple[int, list[int], int]] = deque(maxlen=KEPT)
-        self._last_seen: dict[int, int] = {}
-        self._returned: set[int] = set()
+        self._layers, self._labels, self._outputs = LayerCollector(), LabelCollector(), OutputCollector()
+        self._readings = 0
+        self._softmax, self._broadcast, self._clearing = SoftmaxFacts(), BroadcastFacts(), ClearingFacts()
+        self._eval_mode, self._inputs = EvalModeFacts(), InputFacts()
         self._weights: list[bool] = []
         self._spreads: deque[float] = deque(maxlen=KEPT)
         self._variances: deque[float] = deque(maxlen=KEPT)
         self._versions: dict[str, tuple[int, int]] = {}
-        self._items = 1
         self._orders, self._after = 0, dict[str, tuple[str, ...]]()
 
     def follow(self, network: Network) -> None:
@@ -94,22 +96,23 @@ class LossCollector:
         reading = read_loss(loss)
         if reading is None:
             return
-        self._count("readings")
-        self._count("duplicated_softmax", reading.duplicated_softmax)
-        self._count("softmax_dims", bool(reading.softmax_dim))
-        self._count("broadcasts", reading.broadcast is not None)
-        if reading.softmax_dim:
-            self._facts["softmax_dim"] = reading.softmax_dim
+        self._readings += 1
+        self._softmax = SoftmaxFacts(
+            duplicated=self._softmax.duplicated + reading.duplicated_softmax,
+            wrong_dim=self._softmax.wrong_dim + bool(reading.softmax_dim),
+            what=reading.softmax_dim or self._softmax.what,
+        )
         if reading.broadcast is not None:
             outputs, shape = reading.broadcast
-            self._facts["broadcast"] = f"outputs {list(outputs)} give a loss over {list(shape)}"
+            shapes = f"outputs {list(outputs)} give a loss over {list(shape)}"
+            self._broadcast = BroadcastFacts(self._broadcast.readings + 1, shapes)
         self._layers.see(step, reading)
         self._outputs.see(criteria(loss, NEAR))
         self._see_modes(step)
         self._see_order(loss)
         self._see_parameters(reading)
         self.frozen.see(loss)
-        self._see_labels(reading, step)
+        self._labels.see(step, reading)
         self._see_inputs(reading)
         if reading.spread is not None and reading.labels is None:
             self._spreads.append(reading.spread)
@@ -125,32 +128,28 @@ class LossCollector:
 
     def facts(self) -> LossFacts:
         """The facts so far."""
-        early = self._weights[: max(len(self._weights) // 4, 1)]
-        counts = [numbers for _, numbers, _ in self._labels]
-        order, share = self._order()
         return LossFacts(
-            **self._facts,
-            **self._layers.facts(),
-            **self._outputs.facts(),
+            readings=self._readings,
+            softmax=self._softmax,
+            broadcast=self._broadcast,
+            clearing=self._clearing,
             eval_mode=self._eval_mode,
-            eval_since=self._eval_since,
-            after=self._after,
+            labels=self._labels.facts(),
+            weighting=self._weighting(),
+            inputs=self._inputs,
+            directions=DirectionFacts(len(self._spreads), middle(list(self._spreads)[-5:])),
+            attention=self._layers.attention(),
+            batch_norm=self._layers.batch_norm(),
+            outputs=self._outputs.outputs(),
+            regression=self._outputs.regression(variance=middle(self._variances)),
+            generative=self._layers.generative(),
             unheld=tuple(name for name, (before, after) in self._versions.items() if before == after),
-            chance=self._items * _entropy([sum(c) for c in zip(*counts, strict=True)]) if counts else math.nan,
-            target_variance=median(self._variances) if self._variances else math.nan,
-            early_entropy=_together(counts[: max(len(counts) // 4, 1)]),
-            late_entropy=_together(counts[-max(len(counts) // 4, 1) :]),
-            label_order=order,
-            label_share=share,
-            zero_weights=sum(self._weights),
-            weights=len(self._weights),
-            spreads=len(self._spreads),
-            spread=median(list(self._spreads)[-5:]) if self._spreads else math.nan,
-            early_zero_weights=sum(early) / len(early) if early else math.nan,
+            after=self._after,
         )
 
-    def _count(self, name: str, by: int = 1) -> None:
-        self._facts[name] = self._facts.get(name, 0) + int(by)
+    def _weighting(self) -> WeightingFacts:
+        early = self._weights[: max(len(self._weights) // 4, 1)]
+        return WeightingFacts(len(self._weights), sum(self._weights), sum(early) / len(early) if early else math.nan)
 
     def _look_at_gradients(self) -> None:
         """Whether gradients of the previous step still exist at the first backward pass after it.
@@ -163,18 +162,16 @@ class LossCollector:
             return
         grad = next((p.grad for p in network.trained().values() if p.grad is not None), None)
         left = grad is not None and is_plain(grad) and bool(grad.detach().any())
-        self._count("clear_checks")
-        self._count("uncleared", left)
+        self._clearing = ClearingFacts(self._clearing.checks + 1, self._clearing.uncleared + left)
 
     def _see_modes(self, step: int) -> None:
-        moody = False
+        evaluating = False
         for network in self._networks:
             model = network.model
             if not model.training and any(isinstance(m, (BATCH_NORM, DROPOUT)) for m in model.modules()):
-                moody |= not any(m.training for m in model.modules())
-        if moody and not self._eval_mode:
-            self._eval_since = step
-        self._eval_mode = self._eval_mode + 1 if moody else 0
+                evaluating |= not any(m.training for m in model.modules())
+        since = self._eval_mode.since if self._eval_mode.readings or not evaluating else step
+        self._eval_mode = EvalModeFacts(self._eval_mode.readings + 1 if evaluating else 0, since)
 
     def _see_order(self, loss: Tensor) -> None:
         layers = {id(p): n.named(layer_of(name)) for n in self._networks for name, p in n.trained().items()}
@@ -196,49 +193,13 @@ class LossCollector:
             name: (self._versions.get(name, (version_of(p), 0))[0], version_of(p)) for name, p in found.items()
         }
 
-    def _see_labels(self, reading: LossReading, step: int) -> None:
-        if reading.labels is None or not 1 < reading.classes <= MOST_CLASSES or not reading.labels.numel():
-            return
-        self._facts["classes"] = reading.classes
-        self._items = reading.labels.numel() if reading.summed else 1
-        counts = torch.bincount(reading.labels, minlength=reading.classes).tolist()
-        if len(counts) != reading.classes:
-            return
-        before = self._labels[-1][0] if self._labels else step
-        for label, count in enumerate(counts):
-            if count:
-                last = self._last_seen.get(label, step)
-                if step - last > GONE and last < before:  # it did not exist at the previous reading
-                    self._returned.add(label)
-                self._last_seen[label] = step
-        self._labels.append((step, counts, len(self._last_seen)))
-
-    def _order(self) -> tuple[str, float]:
-        """The order of the classes: whether a batch has few of the classes so far, and whether classes come back."""
-        counts, seen = [numbers for _, numbers, _ in self._labels], len(self._last_seen)
-        if len(counts) < 8 or seen < 3:
-            return "", math.nan
-        share = median(sum(n > 0 for n in numbers) / min(met, sum(numbers)) for _, numbers, met in self._labels)
-        if share > 0.5:
-            return "", share
-        return ("recurring" if self._returned or self._interleaved(counts) else "vanishing"), share
-
-    def _interleaved(self, counts: Sequence[Sequence[int]]) -> bool:
-        """Whether classes come back between the stored readings."""
-        runs = 0
-        for column in zip(*counts, strict=True):
-            present = [n > 0 for n in column]
-            runs += max(sum(a and not b for a, b in zip(present, [*present[1:], False], strict=True)) - 1, 0)
-        return runs > len(self._last_seen)
-
     def _see_inputs(self, reading: LossReading) -> None:
         if reading.inputs is None or reading.inputs.ndim < 2 or len(reading.inputs) < 2:
             return
         rows = reading.inputs.float().flatten(1)
         size, deviation, mean = rows.square().mean().sqrt(), rows.std(0), rows.mean(0).abs()
         offset = (mean / deviation.clamp_min(1e-12))[deviation > 1e-6]
-        self._facts["input_size"] = float(size)
-        self._facts["input_offset"] = float(offset.median()) if offset.numel() else 0.0
+        self._inputs = InputFacts(float(size), float(offset.median()) if offset.numel() else 0.0)
 
 
 def hidden_parameters(model: nn.Module) -> dict[int, str]:
@@ -256,13 +217,3 @@ def hidden_parameters(model: nn.Module) -> dict[int, str]:
                     if isinstance(parameter, nn.Parameter) and id(parameter) not in known:
                         found[id(parameter)] = f"{name}.{inner}" if inner else name
     return found
-
-
-def _together(counts: Sequence[Sequence[int]]) -> float:
-    """Entropy of the labels of several readings."""
-    return _entropy([sum(column) for column in zip(*counts, strict=True)]) if counts else math.nan
-
-
-def _entropy(counts: Sequence[int]) -> float:
-    total = sum(counts)
-    return -sum(n / total * math.log(n / total) for n in counts if n) if total else math.nan

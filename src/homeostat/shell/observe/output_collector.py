@@ -6,12 +6,12 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
 import torch
 
+from homeostat.diagnosis.loss_facts import OutputFacts, RegressionFacts
 from homeostat.shell.hooks.loss_graph import Criterion
+from homeostat.shell.observe.layer_collector import middle
 
 RECENT = 5
 """Number of readings whose median is the present value."""
@@ -55,20 +55,21 @@ class OutputCollector:
                 self._last.append(seen)
                 return
 
-    def facts(self) -> dict[str, Any]:
-        """The fields of `LossFacts` about outputs and targets."""
-        return {
-            "outputs": len(self._last),
-            "output_spread": self._middle("spread"),
-            "output_share": self._middle("share"),
-            "output_label_share": self._middle("label_share"),
-            "target_size": self._middle("size"),
-            "target_offset": self._middle("offset"),
-            "target_error": self._middle("error"),
-        }
+    def outputs(self) -> OutputFacts:
+        """Facts about outputs at the latest readings."""
+        spread, share, label_share = (self._middle(name) for name in ("spread", "share", "label_share"))
+        return OutputFacts(len(self._last), spread, share, label_share)
+
+    def regression(self, variance: float) -> RegressionFacts:
+        """Facts about targets that are numbers at the latest readings.
+
+        Args:
+            variance: loss of predicting the mean of the targets.
+        """
+        return RegressionFacts(self._middle("size"), self._middle("offset"), self._middle("error"), variance)
 
     def _middle(self, name: str) -> float:
-        return median([getattr(seen, name) for seen in self._last]) if self._last else math.nan
+        return middle([getattr(seen, name) for seen in self._last])
 
 
 def read_outputs(one: Criterion) -> OutputReading | None:

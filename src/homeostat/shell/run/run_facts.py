@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from homeostat.diagnosis.facts import (
-    EarlierFacts,
-    Facts,
-    FrozenFacts,
-    LossFacts,
-    OptimizerFacts,
-    OutsideFacts,
-    PolicyFacts,
-)
+from homeostat.diagnosis.facts import EarlierFacts, Facts, FrozenFacts, OptimizerFacts, OutsideFacts, PolicyFacts
+from homeostat.diagnosis.loss_facts import LossFacts
 from homeostat.shell.network import Network
 
 

@@ -12,8 +12,9 @@ from homeostat.core.finding import Severity
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import AttentionFacts, LossFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.remedies import CLIP, LOWER_RATE
 from homeostat.diagnosis.steps import guessing_level
@@ -62,7 +63,7 @@ class AttentionEntropyCollapse(Condition):
     faults: ClassVar[Mapping[str, Facts]] = {
         "attention to one key from the start": Facts(
             steps=500,
-            loss=LossFacts(readings=40, attentions=40, attention_entropy=0.01, first_attention_entropy=0.02),
+            loss=LossFacts(readings=40, attention=AttentionFacts(readings=40, entropy=0.01, first_entropy=0.02)),
         ),
     }
     persistence: int = 1
@@ -74,22 +75,23 @@ class AttentionEntropyCollapse(Condition):
     readings: float = limit(12, "policy: the first steps of a network tell little", unit="readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.attentions < self.readings:
+        attention = facts.loss.attention
+        if attention.readings < self.readings:
             return {}
-        born = loss.first_attention_entropy <= self.first and not self._trained(history, facts)
-        if not loss.attention_entropy <= (self.first if born else self.entropy):
+        born = attention.first_entropy <= self.first and not self._trained(history, facts)
+        if not attention.entropy <= (self.first if born else self.entropy):
             return {}
         severity: Severity = "warning" if born or learns(history, facts, self.progress) is False else "info"
-        text = f"the attention of a layer has {loss.attention_entropy:.2g} of the entropy of equal weights"
-        text += f" (at the first step {loss.first_attention_entropy:.2g})"
-        return {NETWORK: Sign(severity, text, {"entropy": loss.attention_entropy})}
+        text = f"the attention of a layer has {attention.entropy:.2g} of the entropy of equal weights"
+        text += f" (at the first step {attention.first_entropy:.2g})"
+        return {NETWORK: Sign(severity, text, {"entropy": attention.entropy})}
 
     @staticmethod
     def _trained(history: History, facts: Facts) -> bool:
         """Whether the network was trained before: its first loss is well below guessing."""
         starts = [float(v[0]) for _, v in judged_losses(history, facts).values()]
-        return facts.resumed or (facts.loss.chance > 0 and any(s < 0.8 * facts.loss.chance for s in starts))
+        chance = facts.loss.labels.chance
+        return facts.resumed or (chance > 0 and any(s < 0.8 * chance for s in starts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class AttentionLogitGrowth(Condition):
     faults: ClassVar[Mapping[str, Facts]] = {
         "logits of thousands": Facts(
             steps=500,
-            loss=LossFacts(readings=40, attentions=40, attention_spread=5e3, first_attention_spread=1.5),
+            loss=LossFacts(readings=40, attention=AttentionFacts(readings=40, spread=5e3, first_spread=1.5)),
         ),
     }
     persistence: int = 1
@@ -130,9 +132,9 @@ class AttentionLogitGrowth(Condition):
     readings: float = limit(12, "policy: the first steps of a network tell little", unit="readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        now, first = loss.attention_spread, loss.first_attention_spread
-        if loss.attentions < self.readings or not now >= max(self.spread, self.growth * first):
+        attention = facts.loss.attention
+        now, first = attention.spread, attention.first_spread
+        if attention.readings < self.readings or not now >= max(self.spread, self.growth * first):
             return {}
         severity: Severity = "info"
         if now >= self.far * first or learns(history, facts, self.progress) is False:

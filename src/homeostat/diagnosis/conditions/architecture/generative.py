@@ -9,8 +9,9 @@ from typing import ClassVar
 from homeostat.core.cite import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign
-from homeostat.diagnosis.facts import Facts, LossFacts, OptimizerFacts
+from homeostat.diagnosis.facts import Facts, OptimizerFacts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import GenerativeFacts, LossFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.thresholds import limit
 
@@ -38,18 +39,20 @@ class PosteriorCollapse(Condition):
         Remedy("allow each latent a few nats (free bits), or weaken the decoder"),
     )
     faults: ClassVar[Mapping[str, Facts]] = {
-        "a code that says nothing": Facts(steps=1000, loss=LossFacts(readings=40, codes=5, code_divergence=1e-4)),
+        "a code that says nothing": Facts(
+            steps=1000, loss=LossFacts(readings=40, generative=GenerativeFacts(codes=5, code_divergence=1e-4))
+        ),
     }
     persistence: int = 1
     nats: float = limit(0.05, "policy: a twentieth of a nat tells next to nothing apart", ease=1.5, unit="nats")
     steps: float = limit(200, "policy: a code may take that long to form", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.codes < 5 or facts.steps < self.steps or not loss.code_divergence <= self.nats:
+        generative = facts.loss.generative
+        if generative.codes < 5 or facts.steps < self.steps or not generative.code_divergence <= self.nats:
             return {}
-        text = f"the divergence of the code from the prior is {loss.code_divergence:.2g} nats per item"
-        return {NETWORK: Sign("warning", text, {"nats": loss.code_divergence})}
+        text = f"the divergence of the code from the prior is {generative.code_divergence:.2g} nats per item"
+        return {NETWORK: Sign("warning", text, {"nats": generative.code_divergence})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class ModeCollapse(Condition):
         "one item again and again": Facts(
             steps=1000,
             optimizers=(OptimizerFacts("Adam", network="g"), OptimizerFacts("Adam", network="d")),
-            loss=LossFacts(readings=40, pairs=5, made_spread=0.01),
+            loss=LossFacts(readings=40, generative=GenerativeFacts(pairs=5, made_spread=0.01)),
         ),
     }
     persistence: int = 1
@@ -86,10 +89,10 @@ class ModeCollapse(Condition):
     steps: float = limit(300, "policy: new generators make next to one item", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.pairs < 5 or facts.steps < self.steps or not facts.several_objectives:
+        generative = facts.loss.generative
+        if generative.pairs < 5 or facts.steps < self.steps or not facts.several_objectives:
             return {}
-        if not loss.made_spread <= self.spread:
+        if not generative.made_spread <= self.spread:
             return {}
-        text = f"one of real and made batches differs within itself by {loss.made_spread:.2g} of the other"
-        return {NETWORK: Sign("warning", text, {"spread": loss.made_spread})}
+        text = f"one of real and made batches differs within itself by {generative.made_spread:.2g} of the other"
+        return {NETWORK: Sign("warning", text, {"spread": generative.made_spread})}

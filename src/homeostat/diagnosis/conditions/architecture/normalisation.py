@@ -9,8 +9,9 @@ from typing import ClassVar
 from homeostat.core.cite import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import BatchNormFacts, LossFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.thresholds import limit
 
@@ -45,7 +46,8 @@ class BatchNormMismatch(Condition):
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "averages that are never updated": Facts(
-            steps=500, loss=LossFacts(readings=40, norms=5, norm_values=64, norm_shift=3.0, norm_ratio=20.0)
+            steps=500,
+            loss=LossFacts(readings=40, batch_norm=BatchNormFacts(readings=5, values=64, shift=3.0, ratio=20.0)),
         ),
     }
     persistence: int = 1
@@ -55,20 +57,20 @@ class BatchNormMismatch(Condition):
     readings: float = limit(5, "policy: one odd batch is no mistake of the script", unit="readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.norms < self.readings or facts.several_objectives:
+        norms = facts.loss.batch_norm
+        if norms.readings < self.readings or facts.several_objectives:
             return {}
-        numbers = {"shift": loss.norm_shift, "ratio": loss.norm_ratio, "values": loss.norm_values}
-        easier = 2.5 if loss.norms_frozen else 1.0
-        noise = 2 / max(loss.norm_values, 1.0) ** 0.5  # of the mean of a batch
-        if loss.norm_values <= self.values:
-            text = f"the statistics of a batch norm come from {loss.norm_values:.0f} numbers a channel"
-        elif loss.norm_shift >= max(easier * self.shift, noise) or loss.norm_ratio >= easier * self.ratio:
+        numbers = {"shift": norms.shift, "ratio": norms.ratio, "values": norms.values}
+        easier = 2.5 if norms.frozen else 1.0
+        noise = 2 / max(norms.values, 1.0) ** 0.5  # of the mean of a batch
+        if norms.values <= self.values:
+            text = f"the statistics of a batch norm come from {norms.values:.0f} numbers a channel"
+        elif norms.shift >= max(easier * self.shift, noise) or norms.ratio >= easier * self.ratio:
             text = (
-                f"the running mean of a batch norm is {loss.norm_shift:.2g} deviations from that of the batches, and "
-                f"its variance differs by a factor of {loss.norm_ratio:.2g}"
+                f"the running mean of a batch norm is {norms.shift:.2g} deviations from that of the batches, and "
+                f"its variance differs by a factor of {norms.ratio:.2g}"
             )
         else:
             return {}
-        on_purpose = loss.norms_frozen and not loss.norms_unset
+        on_purpose = norms.frozen and not norms.unset
         return {NETWORK: Sign("info" if on_purpose else "warning", text, numbers)}

@@ -10,8 +10,9 @@ from homeostat.core.cite import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.architecture.attention import learns
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import LossFacts, OutputFacts, RegressionFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.remedies import LOWER_RATE, SCALED_INIT
 from homeostat.diagnosis.sources import AUTOTRAINER
@@ -46,7 +47,10 @@ class OutputCollapse(Condition):
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "one output for all inputs": Facts(
-            steps=1000, loss=LossFacts(readings=40, outputs=5, output_spread=1e-5, target_error=1.0)
+            steps=1000,
+            loss=LossFacts(
+                readings=40, outputs=OutputFacts(readings=5, spread=1e-5), regression=RegressionFacts(error=1.0)
+            ),
         ),
     }
     persistence: int = 1
@@ -57,20 +61,20 @@ class OutputCollapse(Condition):
     steps: float = limit(200, "policy: a warm-up may take that long", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.outputs < 5 or facts.steps < self.steps or facts.several_objectives or facts.policy.moving:
+        outputs, targets = facts.loss.outputs, facts.loss.regression
+        if outputs.readings < 5 or facts.steps < self.steps or facts.several_objectives or facts.policy.moving:
             return {}
         learned = learns(history, facts, self.progress)
-        if learned or (learned is None and not loss.target_error >= self.progress):
+        if learned or (learned is None and not targets.error >= self.progress):
             return {}
-        if loss.output_spread <= self.spread:
-            text = f"outputs differ within a batch by {loss.output_spread:.1e}"
-        elif loss.output_share >= self.share and loss.output_label_share <= self.labels:
-            text = f"one class has {loss.output_share:.0%} of the predictions"
-            text += f" and {loss.output_label_share:.0%} of the labels"
+        if outputs.spread <= self.spread:
+            text = f"outputs differ within a batch by {outputs.spread:.1e}"
+        elif outputs.share >= self.share and outputs.label_share <= self.labels:
+            text = f"one class has {outputs.share:.0%} of the predictions"
+            text += f" and {outputs.label_share:.0%} of the labels"
         else:
             return {}
-        return {NETWORK: Sign("warning", f"{text}, and the loss is that of guessing", {"spread": loss.output_spread})}
+        return {NETWORK: Sign("warning", f"{text}, and the loss is that of guessing", {"spread": outputs.spread})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,12 @@ class TargetsNotScaled(Condition):
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "targets in the thousands": Facts(
-            steps=1000, loss=LossFacts(readings=40, outputs=5, target_size=3000.0, target_offset=4.0, target_error=9.0)
+            steps=1000,
+            loss=LossFacts(
+                readings=40,
+                outputs=OutputFacts(readings=5),
+                regression=RegressionFacts(size=3000.0, offset=4.0, error=9.0),
+            ),
         ),
     }
     persistence: int = 1
@@ -108,19 +117,19 @@ class TargetsNotScaled(Condition):
     steps: float = limit(100, "policy: a warm-up may take that long", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
+        outputs, targets = facts.loss.outputs, facts.loss.regression
         if facts.policy.moving:  # returns and values of states have the scale that rewards give them
             return {}
-        reached = loss.target_error < self.error  # one that has overflowed is not
-        if loss.outputs < 5 or facts.steps < self.steps or (reached and not self._silenced(history)):
+        reached = targets.error < self.error  # one that has overflowed is not
+        if outputs.readings < 5 or facts.steps < self.steps or (reached and not self._silenced(history)):
             return {}
-        if not (loss.target_size >= self.size or loss.target_offset >= self.offset):
+        if not (targets.size >= self.size or targets.offset >= self.offset):
             return {}
         text = (
-            f"the targets have a root mean square of {loss.target_size:.3g} and a mean of {loss.target_offset:.2g} "
-            f"deviations, and the squared error is {loss.target_error:.3g} times their variance"
+            f"the targets have a root mean square of {targets.size:.3g} and a mean of {targets.offset:.2g} "
+            f"deviations, and the squared error is {targets.error:.3g} times their variance"
         )
-        numbers = {"size": loss.target_size, "offset": loss.target_offset, "error": loss.target_error}
+        numbers = {"size": targets.size, "offset": targets.offset, "error": targets.error}
         return {NETWORK: Sign("warning", text, numbers)}
 
     def _silenced(self, history: History) -> bool:

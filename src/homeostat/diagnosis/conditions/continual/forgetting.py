@@ -85,7 +85,7 @@ class Forgetting(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         seen = facts.earlier
-        if facts.several_objectives or facts.loss.label_order == "recurring":
+        if facts.several_objectives or facts.loss.labels.order == "recurring":
             return {}
         if seen.evaluations < 2 or seen.items < self.items or not min(seen.then, seen.present) >= self.known:
             return {}

@@ -12,8 +12,9 @@ from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
 from homeostat.diagnosis.example_histories import ExampleHistory, Point
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import Array, History
+from homeostat.diagnosis.loss_facts import LabelFacts, LossFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.sources import BENGIO
 from homeostat.diagnosis.thresholds import limit
@@ -57,7 +58,7 @@ class InputsNotScaled(Condition):
     steps: float = limit(100, "policy: a warm-up may take that long", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        size, offset = facts.loss.input_size, facts.loss.input_offset
+        size, offset = facts.loss.inputs.size, facts.loss.inputs.offset
         if not (size >= self.size and (offset >= self.offset or size >= 3 * self.size)):
             return {}
         found: dict[str, Sign] = {}
@@ -82,7 +83,7 @@ class InputsNotScaled(Condition):
     @staticmethod
     def _start(values: Array, facts: Facts) -> float:
         """The level of guessing where it is known: the first loss on large inputs is far above it."""
-        chance = facts.loss.chance
+        chance = facts.loss.labels.chance
         return min(float(values[0]), chance) if chance == chance and chance > 0 else float(values[0])
 
 
@@ -104,7 +105,7 @@ class DataNotShuffled(Condition):
     remedies = (Remedy("shuffle the training set: DataLoader(..., shuffle=True), or permute its indices every epoch"),)
     faults: ClassVar[Mapping[str, Facts]] = {
         "one class after the other": Facts(
-            steps=500, loss=LossFacts(readings=40, classes=10, label_order="recurring", label_share=0.2)
+            steps=500, loss=LossFacts(readings=40, labels=LabelFacts(classes=10, order="recurring", share=0.2))
         ),
     }
     persistence: int = 1
@@ -113,7 +114,7 @@ class DataNotShuffled(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         loss = facts.loss
-        if loss.label_order != "recurring" or loss.readings < self.readings or not loss.label_share <= self.share:
+        if loss.labels.order != "recurring" or loss.readings < self.readings or not loss.labels.share <= self.share:
             return {}
-        text = f"a batch holds {loss.label_share:.0%} of the classes seen so far, and classes that were gone come back"
-        return {NETWORK: Sign("warning", text, {"share": loss.label_share, "classes": loss.classes})}
+        text = f"a batch holds {loss.labels.share:.0%} of the classes seen so far, and classes that were gone come back"
+        return {NETWORK: Sign("warning", text, {"share": loss.labels.share, "classes": loss.labels.classes})}

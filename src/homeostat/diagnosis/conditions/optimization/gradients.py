@@ -106,7 +106,7 @@ class VanishingGradients(Condition):
     def _of_networks(self, history: History, facts: Facts) -> dict[str, Sign]:
         """Networks that get next to no gradient at all, at the level of guessing where that is known."""
         found: dict[str, Sign] = {}
-        known = [level for level in (facts.loss.chance, facts.loss.target_variance) if level > 0]
+        known = facts.loss.known_guesses()
         for name, steps in measured_steps(history, judged_losses(history, facts), facts).items():
             pull, now = median(steps.pull[-5:]), median(steps.loss[-5:])
             if known and steps.at.size >= 5 and pull <= self.least and now >= 0.95 * min(known):

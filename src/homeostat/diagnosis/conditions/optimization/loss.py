@@ -120,7 +120,8 @@ class OscillatingLoss(Condition):
             if values.size < FEWEST:
                 continue
             start, window = starting_level(values, history, facts), values[-self.readings :]
-            start = max(start, facts.loss.chance) if facts.loss.chance > 0 else start  # a trained network starts low
+            if facts.loss.labels.chance > start:  # a trained network starts low
+                start = facts.loss.labels.chance
             swing, level = (f(window) / max(start, 1e-30) for f in (roughness, median))
             certain = swing * min(1.0, math.sqrt(window.size / self.readings))
             if certain >= self.info and level >= self.progress and not learns_between_jumps(layer, start, facts):
@@ -159,11 +160,11 @@ class DivergingLoss(Condition):
     steps: float = limit(16, "policy: some runs recover from a first step that was too long", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        found = {} if facts.several_objectives else self._maximised(history, facts.loss.chance)
+        found = {} if facts.several_objectives else self._maximised(history, facts.loss.labels.chance)
         for layer, (steps, values) in judged_losses(history, facts).items():
             if values.size < 5 or steps[-1] < self.steps:
                 continue
-            known = [level for level in (facts.loss.chance, facts.loss.target_variance) if level > 0]
+            known = facts.loss.known_guesses()
             start, now = max([float(values[0]), median(values[:3]), *known]), median(values[-5:])
             if start > 0 and (severity := graded(now / start, self.limits())) is not None:
                 text = f"the loss is {now:.3g}, {now / start:.2g} times that of the start ({start:.3g})"
@@ -233,7 +234,7 @@ class StalledLearning(Condition):
         if facts.resumed:
             return {}
         found: dict[str, Sign] = {}
-        guessing = facts.loss.chance
+        guessing = facts.loss.labels.chance
         for layer, (steps, values) in judged_losses(history, facts).items():
             start = max(starting_level(values, history, facts), median(values[:5]))
             if learns_between_jumps(layer, start, facts):
@@ -248,7 +249,7 @@ class StalledLearning(Condition):
             if values.size < FEWEST or steps[-1] - steps[0] < self.steps:
                 continue
             late = values[values.size // 2 :]
-            if (sign := self._at_the_mean(late, int(steps[-1]), facts.loss.target_variance)) is not None:
+            if (sign := self._at_the_mean(late, int(steps[-1]), facts.loss.regression.variance)) is not None:
                 found[layer] = sign
                 continue
             if not self._certain(late, start):

@@ -61,7 +61,7 @@ class ResumedWithoutOptimizerState(Condition):
     steps: float = limit(100, "policy: moments are rebuilt within so many steps", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        guessing = facts.loss.chance
+        guessing = facts.loss.labels.chance
         if facts.resumed or not guessing > 0 or all(o.momentum == 0 and o.name == "SGD" for o in facts.optimizers):
             return {}
         found: dict[str, Sign] = {}

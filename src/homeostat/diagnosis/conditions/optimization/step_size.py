@@ -216,7 +216,7 @@ class LearningRateTooLow(Condition):
             with np.errstate(all="ignore"):
                 reached = float(np.sum(steps.gain[known] * np.diff(at, prepend=0.0)))
             weak = not median(steps.pull[known]) >= self.pull or not reached <= self.reach
-            if growing or weak or not now >= self.progress * level or start < 0.8 * facts.loss.chance:
+            if growing or weak or not now >= self.progress * level or start < 0.8 * facts.loss.labels.chance:
                 continue
             text = (
                 f"a step changes the weights by {median(change):.1e} of their norm; all {at[-1]:.0f} together can have "

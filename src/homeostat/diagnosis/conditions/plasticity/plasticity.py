@@ -149,7 +149,7 @@ class LossOfPlasticity(Condition):
             seen = [task_ends(steps[:n], values[:n], jumps(steps[:n], values[:n], self.jump)) for n in cut]
             if min(levels.size for levels in seen) < _TASKS:
                 seen, what = [blocks(values[:n], _BLOCKS) for n in cut], "the running loss"
-        if seen[0].size < _TASKS or facts.loss.late_entropy > MORE_CLASSES * facts.loss.early_entropy:
+        if seen[0].size < _TASKS or facts.loss.labels.late_entropy > MORE_CLASSES * facts.loss.labels.early_entropy:
             return None
         sign = self._lasting(seen, float(values[0]), what)
         cause = corroboration(history, steps[steps.size // 4]) if sign else ""

@@ -9,8 +9,9 @@ from typing import ClassVar
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import DirectionFacts, LossFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.thresholds import limit
 
@@ -40,15 +41,17 @@ class RepresentationCollapse(Condition):
         Remedy("add a term against collapse: negatives (InfoNCE), variance and covariance (VICReg)"),
     )
     faults: ClassVar[Mapping[str, Facts]] = {
-        "one direction for all inputs": Facts(steps=500, loss=LossFacts(readings=40, spreads=40, spread=0.01)),
+        "one direction for all inputs": Facts(
+            steps=500, loss=LossFacts(readings=40, directions=DirectionFacts(readings=40, spread=0.01))
+        ),
     }
     persistence: int = 1
     readings: float = limit(12, "policy: the first steps of a network tell little", unit="readings")
     spread: float = limit(0.1, "policy: healthy runs have 0.5 to 1", ease=1.5, high=1.0)
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        if loss.spreads < self.readings or not loss.spread <= self.spread:
+        directions = facts.loss.directions
+        if directions.readings < self.readings or not directions.spread <= self.spread:
             return {}
-        text = f"normalised representations differ within a batch by {loss.spread:.2g} of what directions without"
-        return {NETWORK: Sign("warning", f"{text} any preference would", {"spread": loss.spread})}
+        text = f"normalised representations differ within a batch by {directions.spread:.2g} of what directions without"
+        return {NETWORK: Sign("warning", f"{text} any preference would", {"spread": directions.spread})}

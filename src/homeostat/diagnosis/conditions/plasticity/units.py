@@ -89,7 +89,7 @@ class DormantLayer(LayerCondition):
 
     def _learns_well(self, history: History, facts: Facts) -> bool:
         losses = judged_losses(history, facts).values()
-        return bool(losses) and all(median(v[-5:]) <= self.learned * facts.loss.chance for _, v in losses)
+        return bool(losses) and all(median(v[-5:]) <= self.learned * facts.loss.labels.chance for _, v in losses)
 
     def harmless(self, layer: str, history: History, facts: Facts) -> bool:
         return layer in facts.policy.baselines

@@ -9,8 +9,9 @@ from typing import ClassVar
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import LossFacts, WeightingFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.thresholds import limit
 
@@ -40,7 +41,7 @@ class ZeroAdvantage(Condition):
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "rewards that never differ": Facts(
-            steps=500, loss=LossFacts(readings=40, weights=40, zero_weights=36, early_zero_weights=1.0)
+            steps=500, loss=LossFacts(readings=40, weighting=WeightingFacts(readings=40, zero=36, early_zero=1.0))
         ),
     }
     persistence: int = 1
@@ -48,9 +49,11 @@ class ZeroAdvantage(Condition):
     share: float = limit(0.6, "policy: most steps teach nothing", ease=0.8, high=1.0, unit="of readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        loss = facts.loss
-        few = loss.weights < self.readings or loss.zero_weights < self.share * loss.weights
-        if few or not loss.early_zero_weights >= self.share:
+        weighting = facts.loss.weighting
+        few = weighting.readings < self.readings or weighting.zero < self.share * weighting.readings
+        if few or not weighting.early_zero >= self.share:
             return {}
-        text = f"the advantages were zero for the whole batch in {loss.zero_weights} of {loss.weights} losses looked at"
-        return {NETWORK: Sign("warning", text, {"zero": loss.zero_weights, "of": loss.weights})}
+        text = (
+            f"the advantages were zero for the whole batch in {weighting.zero} of {weighting.readings} losses looked at"
+        )
+        return {NETWORK: Sign("warning", text, {"zero": weighting.zero, "of": weighting.readings})}

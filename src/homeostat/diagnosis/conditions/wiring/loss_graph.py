@@ -9,8 +9,9 @@ from typing import ClassVar
 from homeostat.core.component import Cite
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
-from homeostat.diagnosis.facts import Facts, LossFacts
+from homeostat.diagnosis.facts import Facts
 from homeostat.diagnosis.history import History
+from homeostat.diagnosis.loss_facts import BroadcastFacts, ClearingFacts, EvalModeFacts, LossFacts, SoftmaxFacts
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.sources import NEURALINT
 from homeostat.diagnosis.thresholds import limit
@@ -61,11 +62,13 @@ class DuplicatedSoftmax(GraphCondition):
         Remedy("if the network must return probabilities, use nll_loss of their logarithm"),
     )
     faults: ClassVar[Mapping[str, Facts]] = {
-        "softmax before cross entropy": Facts(steps=500, loss=LossFacts(readings=20, duplicated_softmax=20)),
+        "softmax before cross entropy": Facts(
+            steps=500, loss=LossFacts(readings=20, softmax=SoftmaxFacts(duplicated=20))
+        ),
     }
 
     def count(self, loss: LossFacts) -> tuple[int, int]:
-        return loss.duplicated_softmax, loss.readings
+        return loss.softmax.duplicated, loss.readings
 
     def text(self, loss: LossFacts) -> str:
         return "probabilities enter a loss that expects logits: softmax is applied twice"
@@ -84,15 +87,16 @@ class WrongSoftmaxDim(GraphCondition):
     remedies = (Remedy("apply softmax over the last dimension (dim=-1): the keys of attention, the classes of a loss"),)
     faults: ClassVar[Mapping[str, Facts]] = {
         "softmax over the queries": Facts(
-            steps=500, loss=LossFacts(readings=20, softmax_dims=20, softmax_dim="the softmax is over dimension 1")
+            steps=500,
+            loss=LossFacts(readings=20, softmax=SoftmaxFacts(wrong_dim=20, what="the softmax is over dimension 1")),
         ),
     }
 
     def count(self, loss: LossFacts) -> tuple[int, int]:
-        return loss.softmax_dims, loss.readings
+        return loss.softmax.wrong_dim, loss.readings
 
     def text(self, loss: LossFacts) -> str:
-        return loss.softmax_dim
+        return loss.softmax.what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +112,18 @@ class BroadcastLoss(GraphCondition):
     remedies = (Remedy("give outputs and targets the same shape: outputs.squeeze(1), or targets.unsqueeze(1)"),)
     faults: ClassVar[Mapping[str, Facts]] = {
         "targets without a dimension": Facts(
-            steps=500, loss=LossFacts(readings=20, broadcasts=20, broadcast="outputs [32, 1] give a loss over [32, 32]")
+            steps=500,
+            loss=LossFacts(
+                readings=20, broadcast=BroadcastFacts(readings=20, shapes="outputs [32, 1] give a loss over [32, 32]")
+            ),
         ),
     }
 
     def count(self, loss: LossFacts) -> tuple[int, int]:
-        return loss.broadcasts, loss.readings
+        return loss.broadcast.readings, loss.readings
 
     def text(self, loss: LossFacts) -> str:
-        return f"{loss.broadcast}: every output is compared with every target"
+        return f"{loss.broadcast.shapes}: every output is compared with every target"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +138,12 @@ class GradientsAccumulate(GraphCondition):
     )
     remedies = (Remedy("call optimizer.zero_grad() once before each backward() (or after each step())"),)
     faults: ClassVar[Mapping[str, Facts]] = {
-        "no zero_grad": Facts(steps=500, loss=LossFacts(readings=20, uncleared=19, clear_checks=19)),
+        "no zero_grad": Facts(steps=500, loss=LossFacts(readings=20, clearing=ClearingFacts(uncleared=19, checks=19))),
     }
     share: float = limit(0.9, "policy: a script that clears them now and then accumulates on purpose", high=1.0)
 
     def count(self, loss: LossFacts) -> tuple[int, int]:
-        return loss.uncleared, loss.clear_checks
+        return loss.clearing.uncleared, loss.clearing.checks
 
     def text(self, loss: LossFacts) -> str:
         shown, looked = self.count(loss)
@@ -158,7 +165,9 @@ class TrainedInEvalMode(Condition):
     )
     remedies = (Remedy("call model.train() after every evaluation, before the next training step"),)
     faults: ClassVar[Mapping[str, Facts]] = {
-        "never back in training mode": Facts(steps=500, loss=LossFacts(readings=40, eval_mode=38, eval_since=20)),
+        "never back in training mode": Facts(
+            steps=500, loss=LossFacts(readings=40, eval_mode=EvalModeFacts(readings=38, since=20))
+        ),
     }
     persistence: int = 1
     readings: float = limit(8, "policy: a step or two in evaluation mode may be meant", unit="readings")
@@ -166,7 +175,7 @@ class TrainedInEvalMode(Condition):
     share: float = limit(0.5, "policy: what is wrong in the script shows in most steps", high=1.0, unit="of the steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        count, since = facts.loss.eval_mode, facts.loss.eval_since
+        count, since = facts.loss.eval_mode.readings, facts.loss.eval_mode.since
         if count < self.readings or facts.steps - since < self.share * facts.steps:
             return {}
         text = f"the losses since step {since} were computed in evaluation mode ({count} were looked at)"
