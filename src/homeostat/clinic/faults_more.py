@@ -86,7 +86,7 @@ def _frozen_middle(draft: Draft) -> None:
         "layers = [name.rpartition('.')[0] for name, p in model.named_parameters() if p.dim() > 1]\n"
         "model.get_submodule(layers[len(layers) // 2]).requires_grad_(False)",
     )
-    draft.told.append("'layers': len(layers)")
+    draft.printed.append("'layers': len(layers)")
     from_start(draft)
 
 
