@@ -111,3 +111,9 @@ def test_figures_count_names_consequences_and_false_alarms():
 def test_the_interval_of_a_share_is_exact():
     low, high = clopper_pearson(0, 100)
     assert low == 0.0 and (1 - high) ** 100 == pytest.approx(0.025)
+
+
+def test_a_script_whose_scaler_leaves_out_every_step_does_call_its_optimizer():
+    change = next(f for f in FAULTS if f.name == "scale-falls")
+    result = run_program(TrainingProgram(0, change, "mlp", "flat", 0))
+    assert result.truth["scale"] <= 1 and result.first == ("loss-scale-at-its-floor",)

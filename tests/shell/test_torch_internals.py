@@ -25,7 +25,7 @@ USED = {
     "others' hooks": {"hook_functions", "step_hook_tables"},
     "compiler": {"compiled_call", "set_compiled_call", "dynamo_loaded", "compiled_wrapper", "anything_compiled"},
     "compiling": {"compile_callbacks", "skip_compiling"},
-    "scaler": {"scaler_state"},
+    "scaler": {"scaler_state", "loss_scale"},
     "tensors": {
         "is_plain",
         "node_shapes",
@@ -163,8 +163,9 @@ def test_gradient_scaler():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     scaler = GradScaler("cpu", init_scale=8.0)
-    assert internals.scaler_state(scaler, optimizer) == {}
+    assert internals.scaler_state(scaler, optimizer) == {} and internals.loss_scale(scaler) is None
     scaler.scale(weight.sum() * float("inf")).backward()
+    assert float(internals.loss_scale(scaler)) == 8.0
     scaler.unscale_(optimizer)
     state = internals.scaler_state(scaler, optimizer)
     assert state["stage"] is OptState.UNSCALED and [bool(flag) for flag in state["found_inf_per_device"].values()] == [

@@ -16,6 +16,7 @@ from homeostat.clinic.fault import (
 )
 
 _WITH_HEAD = (*CLASSIFIERS, "regressor")
+SCALED_UPDATE = "scaler.step(optimizer)\nscaler.update()"
 _SLOW = ("learning-rate-too-low", "stalled-learning")
 _FAST = (
     "learning-rate-too-high",
@@ -76,6 +77,21 @@ def _frozen_by_mistake(draft: Draft) -> None:
     line_end = draft.defs.index("\n", call) if "\n" in draft.defs[call:] else len(draft.defs)
     draft.defs = f"{draft.defs[:line_end]}){draft.defs[line_end:]}"
     draft.defs = lines("def off(h):\n    return h.data\n\n", draft.defs)
+    from_start(draft)
+
+
+def scaled(draft: Draft) -> None:
+    """A GradScaler, as for float16."""
+    draft.optimizer = lines(draft.optimizer, "scaler = torch.amp.GradScaler('cpu')")
+    draft.backward, draft.update, draft.clip = "scaler.scale(loss).backward()", SCALED_UPDATE, ""
+    draft.printed.append("'scale': scaler.get_scale()")
+
+
+def _scale_falls(draft: Draft) -> None:
+    """The gradient of a root at zero is not finite, at every step or at most of them."""
+    scaled(draft)
+    term = "loss = loss + (0 * next(model.parameters())).sum().sqrt()"
+    draft.loss = lines(draft.loss, draft.draw.choice((term, f"if step % 4:\n    {term}")))
     from_start(draft)
 
 
@@ -140,5 +156,12 @@ FAULTS = (
         _frozen_middle,
         ("frozen-by-accident",),
         shows=lambda truth: truth["layers"] >= 3,
+    ),
+    Change(
+        "scale-falls",
+        MODELS,
+        _scale_falls,
+        ("loss-scale-at-its-floor", "non-finite"),
+        shows=lambda truth: truth["scale"] <= 1,
     ),
 )

@@ -31,6 +31,27 @@ class OptimizerFacts:
 
 
 @dataclass(frozen=True)
+class ScaleFacts:
+    """The loss scale of a GradScaler.
+
+    Args:
+        steps: steps under a scale, with those that were left out.
+        skipped: steps that were left out because gradients were not finite.
+        first: the first scale.
+        now: the scale of the last step.
+        recent: the last steps, at most 32.
+        recent_skipped: those of them that were left out.
+    """
+
+    steps: int = 0
+    skipped: int = 0
+    first: float = float("nan")
+    now: float = float("nan")
+    recent: int = 0
+    recent_skipped: int = 0
+
+
+@dataclass(frozen=True)
 class FrozenFacts:
     """Layers that stay as they are amid layers that are trained, as the first few losses show them.
 
@@ -180,6 +201,7 @@ class Facts:
         frozen: layers that stay as they are amid layers that are trained.
         outside: what is trained outside of the networks that are followed.
         skipped_steps: optimizer steps a GradScaler left out because gradients overflowed.
+        scale: the loss scale of a GradScaler.
         loss_scaled: a GradScaler is at work, so a few non-finite gradients are its search for the scale.
         resumed: training did not start here (an optimizer had state when it was attached).
         probe: a probe batch was given.
@@ -204,6 +226,7 @@ class Facts:
     frozen: FrozenFacts = field(default_factory=FrozenFacts)
     outside: OutsideFacts = field(default_factory=OutsideFacts)
     skipped_steps: int = 0
+    scale: ScaleFacts = ScaleFacts()
     loss_scaled: bool = False
     resumed: bool = False
     probe: bool = False

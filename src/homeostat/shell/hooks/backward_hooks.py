@@ -17,7 +17,14 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 from homeostat.core.signals import pass_on
-from homeostat.shell.hooks.torch_internals import is_plain, modes_active, scaler_state, unseen, without_modes
+from homeostat.shell.hooks.torch_internals import (
+    is_plain,
+    loss_scale,
+    modes_active,
+    scaler_state,
+    unseen,
+    without_modes,
+)
 
 _UNKNOWN: tuple[weakref.ref[Tensor] | None, Tensor | None] = (None, None)
 
@@ -32,6 +39,7 @@ class BackwardHooks:
         on_backward: functions called with every loss before its backward pass; they return at once if nothing is due.
         on_error: called with an internal error in a wrapped function.
         on_skipped: called with the optimizer whose step a GradScaler skipped.
+        on_scaled: called with the loss scale of a step, and whether the step was skipped.
     """
 
     def __init__(self) -> None:
@@ -40,6 +48,7 @@ class BackwardHooks:
         self._unscaled: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
         self.on_skipped: list[Callable[[Optimizer], None]] = []
+        self.on_scaled: list[Callable[[Tensor, bool], None]] = []
         self.on_backward: list[Callable[[Tensor], None]] = []
         self.on_error: list[Callable[[Exception], None]] = []
         self._ticks = 0
@@ -162,7 +171,16 @@ class BackwardHooks:
         def seen_step(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
             before = self._ticks
             result = step(scaler, optimizer, *args, **kwargs)
-            if self._ticks == before:
+            skipped = self._ticks == before
+            try:
+                with unseen():
+                    if (scale := loss_scale(scaler)) is not None and scaler.is_enabled():
+                        for note in self.on_scaled:
+                            note(scale, skipped)
+            except Exception as error:
+                pass_on(error)
+                self._failed(error)
+            if skipped:
                 try:
                     with without_modes():
                         self.take()

@@ -52,6 +52,7 @@ __all__ = [
     "is_sharded",
     "is_wrapper_tensor",
     "keyword_hooks",
+    "loss_scale",
     "node_shapes",
     "own_parameters",
     "owner_table",
@@ -224,6 +225,11 @@ def anything_compiled() -> bool:
 def scaler_state(scaler: GradScaler, optimizer: Optimizer) -> dict[str, Any]:
     """State of an optimizer in a GradScaler in this step: its stage, and whether a gradient was not finite."""
     return scaler._per_optimizer_states.get(id(optimizer), {})
+
+
+def loss_scale(scaler: GradScaler) -> Tensor | None:
+    """The scale of a GradScaler, 0-dim on its device, without waiting for it; None before the first loss."""
+    return scaler._scale
 
 
 def in_backward() -> bool:

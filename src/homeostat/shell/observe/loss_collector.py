@@ -31,6 +31,7 @@ from homeostat.shell.observe.layer_collector import LayerCollector, middle
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.observe.output_collector import OutputCollector
 from homeostat.shell.observe.policy_collector import PolicyCollector
+from homeostat.shell.observe.scale_collector import ScaleCollector
 
 ORDERS = 4
 """Number of readings of the order of the layers, because several losses may alternate."""
@@ -51,12 +52,14 @@ class LossCollector:
         readers: called with (step, loss) at every reading, too.
         policies: what the losses show of policies and values.
         frozen: layers that stay as they are amid trained ones.
+        scale: the loss scale.
     """
 
     def __init__(self, guard: Guarding) -> None:
         self._networks = list[Network]()
         self.policies = PolicyCollector(self._networks, guard)
         self.frozen = FrozenCollector(self._networks, guard)
+        self.scale = ScaleCollector()
         self.next = 1
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._layers, self._labels, self._outputs = LayerCollector(), LabelCollector(), OutputCollector()

@@ -89,6 +89,7 @@ class Run:
         STEP_HOOKS.subscribe(self)
         BACKWARD_HOOKS.subscribe()
         BACKWARD_HOOKS.on_skipped.append(self._skipped)
+        BACKWARD_HOOKS.on_scaled.append(self.losses.scale.see)
         BACKWARD_HOOKS.on_backward.append(self._before_backward)
         BACKWARD_HOOKS.on_error.append(self._loss_failed)
         self._logged.start()
@@ -102,6 +103,7 @@ class Run:
         BACKWARD_HOOKS.unsubscribe()
         if self._skipped in BACKWARD_HOOKS.on_skipped:
             BACKWARD_HOOKS.on_skipped.remove(self._skipped)
+            BACKWARD_HOOKS.on_scaled.remove(self.losses.scale.see)
             BACKWARD_HOOKS.on_backward.remove(self._before_backward)
             BACKWARD_HOOKS.on_error.remove(self._loss_failed)
         for one in self.networks:
@@ -200,6 +202,9 @@ class Run:
             self._scaled = True
             if one.leave_out(optimizer):
                 self._end_round(one, optimizer)
+        if self.losses.scale.due():
+            with self.time.timed(), self.guard("after a step"):
+                self._diagnose()
 
     def _end_round(self, one: NetworkRun, optimizer: Optimizer) -> None:
         if not one.network.next_round():
@@ -354,11 +359,9 @@ class Run:
             probe=bool(self.settings.probe),
             backwards=0 if STEP_HOOKS.compiled else BACKWARD_HOOKS.backwards - self._backwards,
             nonlinearity={net.named(k): v for net, observer in observers for k, v in observer.nonlinearity.items()},
-            loss=self.losses.facts(),
-            frozen=self.losses.frozen.facts(),
+            losses=self.losses,
             task_ends={one.network.named("network"): tuple(one.step_series.tasks.ends) for one in self.networks},
             earlier=self.networks[0].earlier.facts() if len(self.networks) == 1 else EarlierFacts(),
-            policy=self.losses.policies.facts(),
             batch_size=min((observer.rows for _, observer in observers if observer.rows), default=None),
         )
 

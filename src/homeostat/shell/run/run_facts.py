@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from homeostat.diagnosis.facts import EarlierFacts, Facts, FrozenFacts, OptimizerFacts, OutsideFacts, PolicyFacts
-from homeostat.diagnosis.loss_facts import LossFacts
+from homeostat.diagnosis.facts import EarlierFacts, Facts, OptimizerFacts, OutsideFacts
 from homeostat.shell.network import Network
+from homeostat.shell.observe.loss_collector import LossCollector
 
 
 def gather_facts(
@@ -21,11 +21,9 @@ def gather_facts(
     backwards: int,
     nonlinearity: Mapping[str, str],
     batch_size: int | None,
-    loss: LossFacts,
-    frozen: FrozenFacts,
+    losses: LossCollector,
     earlier: EarlierFacts,
     task_ends: Mapping[str, tuple[tuple[int, float], ...]],
-    policy: PolicyFacts,
 ) -> Facts:
     """The current facts of the networks.
 
@@ -39,11 +37,9 @@ def gather_facts(
         probe: a probe batch was given.
         backwards: backward passes of this run.
         nonlinearity: layer, with its network's label -> what its units do.
-        loss: what the graphs of the losses have shown.
-        frozen: layers that stay as they are amid trained ones.
+        losses: what is known from the losses.
         earlier: what became of batches trained on earlier.
         task_ends: layer of the loss -> (step, level before it) of its jumps.
-        policy: policies and values in the losses.
         batch_size: rows of the smallest batch of activations seen last, None before any.
     """
     for network, _ in networks:
@@ -55,7 +51,8 @@ def gather_facts(
         backwards=backwards,
         ended=ended,
         optimizers=tuple(_optimizer_facts(living)),
-        frozen=frozen,
+        frozen=losses.frozen.facts(),
+        scale=losses.scale.facts(),
         outside=outside,
         unoptimized=tuple(n.named(name) for n, got, _ in unheld for name in got),
         idle=tuple(n.named(name) for n, _, idle in unheld for name in idle),
@@ -65,10 +62,10 @@ def gather_facts(
         resumed=any(network.resumed for network, _ in networks),
         probe=probe,
         batch_size=batch_size,
-        loss=loss,
+        loss=losses.facts(),
         earlier=earlier,
         task_ends=dict(task_ends),
-        policy=policy,
+        policy=losses.policies.facts(),
         rates={network.label: network.rate for network in living},
         nonlinearity=dict(nonlinearity),
         widths={network.named(k): w for network, widths in networks for k, w in widths.items()},

@@ -151,6 +151,7 @@ class ExplodingGradients(Condition):
     outcome = "gradient-norm"
     explains = (
         "non-finite",
+        "loss-scale-at-its-floor",
         "saturated-units",
         "dormant-units",
         "stalled-learning",

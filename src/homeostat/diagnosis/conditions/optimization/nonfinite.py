@@ -35,6 +35,7 @@ class NonFiniteValues(LayerCondition):
     cite = Cite.of("mixed-precision", "section 3.2")
     reads = ("non-finite",)
     outcome = "non-finite"
+    explains = ("loss-scale-at-its-floor",)
     explanation = "Once a weight is NaN everything after it is NaN; the run does not come back by itself."
     remedies = (LOWER_RATE, CLIP, Remedy("look for a division, logarithm or root of zero in the loss"))
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"values that are not finite": _not_finite}

@@ -63,7 +63,7 @@ class LearningRateTooHigh(Condition):
     reads = (*STEP_VITALS, "dormant-units", "saturated-units", "non-finite")
     explains = (
         *(name for name in SYMPTOMS if name != "learning-rate-too-high"),
-        *("non-finite", "diverging-loss", "loss-spikes", "schedule-ends-training"),
+        *("non-finite", "diverging-loss", "loss-spikes", "schedule-ends-training", "loss-scale-at-its-floor"),
     )
     explanation = (
         "The steps are so long that they overshoot: the loss jumps up instead of down and units are driven into their "

@@ -93,7 +93,14 @@ class NoOptimizerStep(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         enough = facts.backwards >= self.backwards or (facts.ended and facts.backwards > 0)
-        if facts.steps or facts.skipped_steps or facts.outside.by_hand or facts.outside.optimizers or not enough:
+        if (
+            facts.steps
+            or facts.skipped_steps
+            or facts.scale.skipped
+            or facts.outside.by_hand
+            or facts.outside.optimizers
+            or not enough
+        ):
             return {}
         text = f"{facts.backwards} backward passes and not one optimizer step"
         return {NETWORK: Sign("warning", text, {"backwards": facts.backwards})}
