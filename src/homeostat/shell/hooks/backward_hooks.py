@@ -74,6 +74,20 @@ class BackwardHooks:
             self._taken = (None, None)
             self._scalers.clear()
 
+    def listen(self, *told: Callable[..., None]) -> None:
+        """Call functions: with every loss, at every skipped step, with every loss scale, and with internal errors."""
+        for listeners, function in zip(self._listeners(), told, strict=True):
+            listeners.append(function)
+
+    def ignore(self, *told: Callable[..., None]) -> None:
+        """Undo `listen` with the same functions, if it was called."""
+        for listeners, function in zip(self._listeners(), told, strict=True):
+            if function in listeners:
+                listeners.remove(function)
+
+    def _listeners(self) -> tuple[list[Any], ...]:
+        return self.on_backward, self.on_skipped, self.on_scaled, self.on_error
+
     def still_scaled(self, optimizer: Optimizer) -> bool:
         """Whether losses are scaled and `unscale_` was not called for this optimizer's gradients."""
         scalers = [s for s in self._scalers if s.is_enabled()]

@@ -79,7 +79,8 @@ class Run:
         self._backwards, self._ended = BACKWARD_HOOKS.backwards, False
         self.guard, self.outside = self.failures.guard, OutsideFacts()
         self.losses = LossCollector(self.guard)
-        self._loss_failed = partial(self.failures.note, "the loss")
+        failed = partial(self.failures.note, "the loss")
+        self._listeners = self._before_backward, self._skipped, self.losses.scale.see, failed
         self._logged = LoggedMetrics(settings.metrics, lambda: self.steps, self.failures.note)
 
     def start(self) -> None:
@@ -88,10 +89,7 @@ class Run:
         self._backwards = BACKWARD_HOOKS.backwards
         STEP_HOOKS.subscribe(self)
         BACKWARD_HOOKS.subscribe()
-        BACKWARD_HOOKS.on_skipped.append(self._skipped)
-        BACKWARD_HOOKS.on_scaled.append(self.losses.scale.see)
-        BACKWARD_HOOKS.on_backward.append(self._before_backward)
-        BACKWARD_HOOKS.on_error.append(self._loss_failed)
+        BACKWARD_HOOKS.listen(*self._listeners)
         self._logged.start()
 
     def stop(self, status: str = "finished") -> None:
@@ -101,11 +99,7 @@ class Run:
         self._ended = True
         STEP_HOOKS.unsubscribe(self)
         BACKWARD_HOOKS.unsubscribe()
-        if self._skipped in BACKWARD_HOOKS.on_skipped:
-            BACKWARD_HOOKS.on_skipped.remove(self._skipped)
-            BACKWARD_HOOKS.on_scaled.remove(self.losses.scale.see)
-            BACKWARD_HOOKS.on_backward.remove(self._before_backward)
-            BACKWARD_HOOKS.on_error.remove(self._loss_failed)
+        BACKWARD_HOOKS.ignore(*self._listeners)
         for one in self.networks:
             with self.guard("ending"):
                 self.keep(one.end())
