@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -118,6 +120,37 @@ def test_a_model_built_late_is_found_and_a_frozen_backbone_is_not_part_of_it():
     auto.stop()
     names = {n for n in layers(record) if n not in ("0", "2")}
     assert len(names) == 1 and names.pop().endswith("1")
+
+
+def test_networks_that_the_garbage_collector_does_not_list_are_found():
+    auto, record = attached()
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    gc.freeze()
+    try:
+        for _ in range(3):
+            step(model, optimizer)
+    finally:
+        gc.unfreeze()
+    auto.stop()
+    assert layers(record) == {"0", "2"}
+
+
+def test_what_is_garbage_but_not_collected_does_not_count():
+    auto, record = attached()
+    model = net()
+    gc.disable()
+    try:
+        for dead in (nn.ModuleDict({"old": model}), torch.optim.SGD(model.parameters(), 0.1)):
+            dead.__dict__["itself"] = dead
+        del dead
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(3):
+            step(model, optimizer)
+    finally:
+        gc.enable()
+    auto.stop()
+    assert layers(record) == {"0", "2"} and record.meta.steps == 3 and len(auto.run.facts().optimizers) == 1
 
 
 def test_parameters_of_no_module_are_reported_not_invented():

@@ -91,8 +91,10 @@ class Network:
 
     def completes_round(self, optimizer: Optimizer) -> bool:
         """Note a step of an optimizer. Return whether every active one has stepped or skipped."""
-        self.stepped.add(id(optimizer))
-        self.active.add(id(optimizer))
+        key = id(optimizer)
+        self.stepped.add(key)
+        if key not in self.active:
+            self.active.add(key)
         return self.active <= (self.stepped | self.idle if self.idle else self.stepped)
 
     def sits_out(self, optimizer: Optimizer) -> bool:
@@ -105,9 +107,11 @@ class Network:
         """End the round. Return whether it was a step, that is, whether an optimizer stepped."""
         moved = bool(self.stepped)
         self.stepped.clear()
-        self.idle.clear()
+        if self.idle:
+            self.idle.clear()
         self.step += moved
-        self.composition.clear()
+        if self.composition.tasks is not None or self.composition.added:
+            self.composition.clear()
         return moved
 
     def named(self, layer: str) -> str:

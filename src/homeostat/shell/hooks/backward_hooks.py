@@ -7,7 +7,9 @@ subscribers. A scaled loss is recorded unscaled.
 from __future__ import annotations
 
 import functools
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.step_hooks import RECENT
 from homeostat.shell.hooks.torch_internals import (
     is_plain,
     loss_scale,
@@ -27,6 +30,8 @@ from homeostat.shell.hooks.torch_internals import (
 )
 
 _UNKNOWN: tuple[weakref.ref[Tensor] | None, Tensor | None] = (None, None)
+Loss = Tensor | float
+"""A loss that was seen: a 0-dim tensor on its device; a number if that is the CPU, where nothing waits for it."""
 
 
 class BackwardHooks:
@@ -36,6 +41,7 @@ class BackwardHooks:
 
     Attributes:
         backwards: number of backward passes.
+        seconds: estimated time spent before a backward pass in which nothing is due, 0 before the first estimate.
         on_backward: functions called with every loss before its backward pass; they return at once if nothing is due.
         on_error: called with an internal error in a wrapped function.
         on_skipped: called with the optimizer whose step a GradScaler skipped.
@@ -44,7 +50,7 @@ class BackwardHooks:
 
     def __init__(self) -> None:
         self._users = 0
-        self._pending: list[Tensor] = []
+        self._pending: list[Loss] = []
         self._unscaled: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
         self.on_skipped: list[Callable[[Optimizer], None]] = []
@@ -52,9 +58,19 @@ class BackwardHooks:
         self.on_backward: list[Callable[[Tensor], None]] = []
         self.on_error: list[Callable[[Exception], None]] = []
         self._ticks = 0
-        self._taken: tuple[int | None, Tensor | None] = (None, None)
+        self._taken: tuple[int | None, Loss | None] = (None, None)
         self._scalers: weakref.WeakSet[GradScaler] = weakref.WeakSet()
         self.backwards = 0
+        self._lapses: deque[float] = deque(maxlen=RECENT)
+        self._time_next = False
+
+    @property
+    def seconds(self) -> float:
+        return min(self._lapses, default=0.0)
+
+    def time_next(self) -> None:
+        """Time what is done before the next backward pass. Of the recent times the shortest is the estimate."""
+        self._time_next = True
 
     def subscribe(self) -> None:
         """Start collecting; wraps torch's functions for the first user."""
@@ -99,8 +115,8 @@ class BackwardHooks:
         flags = [flag for state in states for flag in state.get("found_inf_per_device", {}).values()]
         return any(bool(flag) for flag in flags)
 
-    def take(self, tick: int | None = None) -> Tensor | None:
-        """The sum of the losses since the last call, 0-dim and detached; None if there were none.
+    def take(self, tick: int | None = None) -> Loss | None:
+        """The sum of the losses since the last call; None if there were none.
 
         Args:
             tick: of `STEP_HOOKS`; a second call at the same tick (from another run) returns the same.
@@ -108,12 +124,12 @@ class BackwardHooks:
         if tick is not None and tick == self._taken[0]:
             return self._taken[1]
         self._ticks += 1
-        pending, self._pending = self._pending, []
+        total: Loss | None = None
+        if pending := self._pending:
+            self._pending = []
+            total = pending[0] if len(pending) == 1 else summed(pending)
         if self._unscaled:
             self._unscaled.clear()
-        total = None
-        if pending:
-            total = pending[0] if len(pending) == 1 else stacked(pending, pending[-1].device).sum()
         self._taken = (tick, total)
         return total
 
@@ -147,7 +163,10 @@ class BackwardHooks:
         """Store a scalar loss, unscaled."""
         ref, plain = self._unscaled.get(id(loss), _UNKNOWN) if self._unscaled else _UNKNOWN
         value = loss if plain is None or ref is None or ref() is not loss else plain
-        self._pending.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
+        if value.is_cpu:
+            self._pending.append(value.item())
+        else:
+            self._pending.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
         if len(self._pending) > 64:  # without a step, keep only the latest
             del self._pending[:-64]
 
@@ -159,7 +178,12 @@ class BackwardHooks:
         def seen_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             try:  # enters no context if none is needed, because this runs in every step
                 if type(tensors) is Tensor and tensors.ndim == 0 and not modes_active():
-                    self._see_one(tensors)
+                    if not self._time_next:
+                        self._see_one(tensors)
+                    else:
+                        self._time_next, began = False, time.perf_counter()
+                        self._see_one(tensors)
+                        self._lapses.append(time.perf_counter() - began)
                 else:
                     with unseen():
                         self._see(tensors)
@@ -210,9 +234,19 @@ class BackwardHooks:
         GradScaler.step = seen_step  # type: ignore[method-assign]
 
 
-def stacked(losses: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Losses [n] in float32, on one device."""
-    return torch.stack([loss.to(device, torch.float32) for loss in losses])
+def stacked(losses: Sequence[Loss]) -> Tensor:
+    """Losses [n], on one device: in float64 if all are numbers, else in float32."""
+    device = next((loss.device for loss in reversed(losses) if isinstance(loss, Tensor)), None)
+    if device is None:
+        return torch.tensor(losses, dtype=torch.float64, device="cpu")
+    parts = (loss if isinstance(loss, Tensor) else torch.tensor(loss, device="cpu") for loss in losses)
+    return torch.stack([loss.to(device, torch.float32) for loss in parts])
+
+
+def summed(losses: Sequence[Loss]) -> Loss:
+    """The sum of losses."""
+    numbers = [loss for loss in losses if not isinstance(loss, Tensor)]
+    return sum(numbers) if len(numbers) == len(losses) else stacked(losses).sum()
 
 
 def found_overflow(optimizer: Optimizer) -> bool:

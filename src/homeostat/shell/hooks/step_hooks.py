@@ -5,14 +5,18 @@ One instance serves the whole process. Without listeners no hook is installed.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-from homeostat.shell.hooks.torch_internals import step_hook_tables, steps_on_stack, without_modes
+from homeostat.shell.hooks.torch_internals import modes_active, step_hook_tables, steps_on_stack, without_modes
 
 _KEY = -1
+RECENT = 9
+"""Times of hooks from which their cost is estimated."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -35,27 +39,54 @@ class StepHooks:
     Attributes:
         ticks: number of optimizer steps so far.
         compiled: whether a step was compiled, in which no hook is called, since the first current listener was added.
+        seconds: estimated time of both hooks in a step in which nothing is due, 0 before the first estimate.
     """
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: tuple[Listener, ...] = ()
         self._depth: dict[int, int] = {}
         self.ticks = 0
         self.compiled = False
+        self._lapses: deque[float] = deque(maxlen=RECENT)
+        self._before_took = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return min(self._lapses, default=0.0)
+
+    def time_next(self) -> None:
+        """Time the hooks in the next step. Of the recent times the shortest is the estimate."""
+        self._place(self._timed_before, self._timed_after)
+
+    def _place(self, before: Any, after: Any) -> None:
+        if self._listeners:
+            for table, hook in zip(step_hook_tables(), (before, after), strict=True):
+                table[_KEY] = hook
+
+    def _timed_before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        began = time.perf_counter()
+        changed = self._before(optimizer, args, kwargs)
+        self._before_took = time.perf_counter() - began
+        return changed
+
+    def _timed_after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._place(self._before, self._after)
+        began = time.perf_counter()
+        self._after(optimizer, args, kwargs)
+        self._lapses.append(time.perf_counter() - began + self._before_took)
 
     def subscribe(self, listener: Listener) -> None:
         """Add a listener; the first one installs the global hooks."""
         if not self._listeners:
             self.compiled = False
+        self._listeners = (*self._listeners, listener)
+        if len(self._listeners) == 1:
             # not by torch's function, which would change the numbers of the script's own hooks, visible in pickles
-            for table, hook in zip(step_hook_tables(), (self._before, self._after), strict=True):
-                table[_KEY] = hook
-        self._listeners.append(listener)
+            self._place(self._before, self._after)
 
     def unsubscribe(self, listener: Listener) -> None:
         """Remove a listener; the last one removes the global hooks."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+        self._listeners = tuple(one for one in self._listeners if one is not listener)
         if not self._listeners:
             for table in step_hook_tables():
                 table.pop(_KEY, None)
@@ -71,34 +102,44 @@ class StepHooks:
             self.compiled = True
             return None
         key = id(optimizer)
-        depth = self._depth.get(key, 0)
-        if depth:
+        if key in self._depth:
             depth = steps_on_stack(optimizer) - 1
-        self._depth[key] = depth + 1
-        if depth:
-            return None
-        changed: Arguments | None = None
+            self._depth[key] = depth + 1
+            if depth:
+                return None
+        else:
+            self._depth[key] = 1
+        if not modes_active():  # enters no context if none is needed, because this runs in every step
+            return self._tell_before(optimizer, args, kwargs)
         with without_modes():
-            for listener in tuple(self._listeners):
-                result = listener.before_step(optimizer, *(changed or (args, kwargs)))
-                changed = result if result is not None else changed
+            return self._tell_before(optimizer, args, kwargs)
+
+    def _tell_before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        changed: Arguments | None = None
+        for listener in self._listeners:
+            if (result := listener.before_step(optimizer, args, kwargs)) is not None:
+                changed = args, kwargs = result
         return changed
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
-        key = id(optimizer)
-        depth = self._depth.get(key, 0) - 1
+        depth = self._depth.pop(id(optimizer), 0) - 1
         if depth > 0:
-            self._depth[key] = depth
+            self._depth[id(optimizer)] = depth
             return
-        self._depth.pop(key, None)
         if depth < 0:
             return  # subscribed during this step, so the pre hook never ran
         self.ticks += 1
-        with without_modes():
-            for listener in tuple(self._listeners):
-                listener.after_step(optimizer)
+        if not modes_active():
+            self._tell_after(optimizer)
+        else:
+            with without_modes():
+                self._tell_after(optimizer)
+
+    def _tell_after(self, optimizer: Optimizer) -> None:
+        for listener in self._listeners:
+            listener.after_step(optimizer)
 
 
 STEP_HOOKS = StepHooks()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parameter import is_lazy
@@ -91,6 +92,7 @@ _HOOKS = (
 )
 _DYNAMO = "torch._dynamo.eval_frame"
 _NOTHING = contextlib.nullcontext()
+_STRIDED, _NO_DISPATCH = torch.strided, getattr(Tensor, "__torch_dispatch__", None)
 
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
@@ -244,7 +246,7 @@ def without_torch_functions() -> Any:
 
 def modes_active() -> bool:
     """Whether a function mode or a dispatch mode of the script would see operations that run now."""
-    return torch._C._len_torch_function_stack() > 0 or torch._C._len_torch_dispatch_stack() > 0
+    return _len_torch_function_stack() > 0 or _len_torch_dispatch_stack() > 0
 
 
 def without_modes() -> AbstractContextManager[Any]:
@@ -284,9 +286,10 @@ def is_plain(tensor: Tensor) -> bool:
     Others are: subclasses that override dispatch (fake, nested, distributed), batched tensors of `torch.func`, tensors
     without values (meta, lazy), sparse, nested and quantized ones.
     """
-    if tensor.is_meta or tensor.is_nested or tensor.is_quantized or tensor.layout is not torch.strided:
+    if tensor.is_meta or tensor.is_nested or tensor.is_quantized or tensor.layout is not _STRIDED:
         return False
-    if getattr(type(tensor), "__torch_dispatch__", None) is not getattr(Tensor, "__torch_dispatch__", None):
+    kind = type(tensor)
+    if kind is not Tensor and getattr(kind, "__torch_dispatch__", None) is not _NO_DISPATCH:
         return False
     return not is_functorch_wrapped_tensor(tensor) and not is_lazy(tensor)
 

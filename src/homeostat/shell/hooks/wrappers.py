@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from homeostat.shell.hooks.torch_internals import WRAPPED, compiled_call, is_built
+
+MOST_REACHED = 200_000
+"""Objects that are looked at where the garbage collector does not list all."""
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
@@ -20,9 +29,42 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
 
 
 def live(*kinds: type[Any]) -> list[Any]:
-    """Every live module or optimizer of these classes, by a search through the garbage collector's objects."""
-    # type() rather than isinstance(), because reading `__class__` of a foreign object can run its code
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds) and is_built(thing)]
+    """Every live module or optimizer of these classes, by a search through the garbage collector's objects.
+
+    What is garbage but not yet collected is found too.
+    """
+    found = _of_classes(gc.get_objects(), kinds)
+    if gc.get_freeze_count():  # objects that were frozen are not listed
+        known = set(map(id, found))
+        found += [thing for thing in _of_classes(_reachable(), kinds) if id(thing) not in known]
+    return [thing for thing in found if is_built(thing)]
+
+
+def _of_classes(things: Iterable[Any], kinds: Iterable[type[Any]]) -> list[Any]:
+    """Those that are instances. Compares ids of classes: a comparison of foreign objects or classes can run code."""
+    classes, todo = dict[int, type[Any]](), list(kinds)
+    while todo:
+        kind = todo.pop()
+        if id(kind) not in classes:
+            classes[id(kind)] = kind
+            todo += type.__subclasses__(kind)
+    things = list(things)
+    return list(itertools.compress(things, map(classes.__contains__, map(id, map(type, things)))))
+
+
+def _reachable() -> Iterable[Any]:
+    """The objects nearest to the frames of this thread and to the main script, at most `MOST_REACHED`."""
+    frame, todo = inspect.currentframe(), deque[Any]([getattr(sys.modules.get("__main__"), "__dict__", None)])
+    while frame is not None:
+        todo.append(frame.f_locals)  # a running frame has no referents
+        frame = frame.f_back
+    seen = dict[int, Any]()
+    while todo and len(seen) < MOST_REACHED:
+        thing = todo.popleft()
+        if id(thing) not in seen and not issubclass(type(thing), (type, ModuleType, str, bytes)):
+            seen[id(thing)] = thing
+            todo.extend(gc.get_referents(thing))
+    return seen.values()
 
 
 def wrappers_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

@@ -36,12 +36,15 @@ class AutoAttach:
         settings: settings of the run.
         record: of the run.
         status: a `StatusLine` that shows samples and warnings.
+        began: `time.thread_time()` when Homeostat's imports began; None if they are not part of this run.
     """
 
-    def __init__(self, settings: Settings, record: RunRecord, status: Any = None) -> None:
+    def __init__(self, settings: Settings, record: RunRecord, status: Any = None, began: float | None = None) -> None:
         speak = None if status is None else lambda text: status.print(f"homeostat: {text}", style="yellow")
         self.run = Run(settings, record, on_sample=self._sampled, speak=speak)
         self._status, self._record = status, record
+        if began is not None:
+            self._set_up(time.thread_time() - began)
         self._known: dict[int, weakref.ref[Optimizer]] = {}
         self._hand_updates = HandUpdates()
         self._loose: list[Loose] = []
@@ -71,13 +74,17 @@ class AutoAttach:
         known = self._known.get(id(optimizer))
         if known is not None and known() is optimizer:
             return None
-        began = time.perf_counter()
+        began = time.thread_time()
         with self.run.guard("looking for networks"):
             self._take_in(discover_networks([optimizer]), optimizer)
         self._known[id(optimizer)] = weakref.ref(optimizer)
         self._end_looking()
-        self.run.time.setup += time.perf_counter() - began
+        self._set_up(time.thread_time() - began)
         return None
+
+    def _set_up(self, seconds: float) -> None:
+        self.run.time.setup += seconds
+        self.run.credit.take(seconds)
 
     def _before_backward(self, loss: Tensor) -> None:
         """Before the first optimizer step: check whether the weights change without an optimizer."""

@@ -83,6 +83,17 @@ def discover_networks(extra: Iterable[Optimizer] = ()) -> Discovery:
     Args:
         extra: optimizers to include even if the garbage collector does not list them.
     """
+    extra = list(extra)
+    found, doubtful = _search(extra)
+    if doubtful:  # deleted copies and optimizers in reference cycles do not count
+        del found
+        gc.collect()
+        found, _ = _search(extra)
+    return found
+
+
+def _search(extra: Iterable[Optimizer]) -> tuple[Discovery, bool]:
+    """What is found among all objects, and whether garbage that is not yet collected could have changed it."""
     modules, optimizers = _live(extra)
     family = _Family(modules)
     result = Discovery()
@@ -98,11 +109,10 @@ def discover_networks(extra: Iterable[Optimizer] = ()) -> Discovery:
             found.optimizers.append(optimizer)
     result.networks = list(by_model.values())
     _make_unique(result.networks)
-    return result
+    return result, family.doubtful or any(len(one.optimizers) > 1 for one in result.networks)
 
 
 def _live(extra: Iterable[Optimizer]) -> tuple[list[nn.Module], list[Optimizer]]:
-    gc.collect()  # deleted copies in reference cycles are not networks
     optimizers = {id(o): o for o in extra}
     found = live(nn.Module, Optimizer)
     optimizers |= {id(o): o for o in found if isinstance(o, Optimizer) and id(o) not in optimizers}
@@ -110,9 +120,14 @@ def _live(extra: Iterable[Optimizer]) -> tuple[list[nn.Module], list[Optimizer]]
 
 
 class _Family:
-    """The parents of the live modules and the owners of their parameters."""
+    """The parents of the live modules and the owners of their parameters.
+
+    Attributes:
+        doubtful: whether a network was chosen among several that fit.
+    """
 
     def __init__(self, modules: list[nn.Module]) -> None:
+        self.doubtful = False
         self.parents: dict[int, list[tuple[str, nn.Module]]] = {}
         self.owners: dict[int, list[nn.Module]] = {}
         for module in modules:
@@ -139,6 +154,8 @@ class _Family:
         whole = [m for key, m in above.items() if owned <= {id(p) for p in m.parameters()}]
         pure = [m for m in whole if trainable[id(m)] <= owned]
         mixed = [m for m in whole if not trainable[id(m)] <= owned]
+        if len(whole) > 1 or mixed:
+            self.doubtful = True
         if pure and not (replaced and mixed):
             return [max(pure, key=_size)]
         if mixed:
@@ -152,12 +169,12 @@ class _Family:
         for _, parent in self.parents.get(id(module), ()):
             self._climb(parent, above)
 
-    @staticmethod
-    def _cover(owned: set[int], above: dict[int, nn.Module], trainable: dict[int, set[int]]) -> list[nn.Module]:
+    def _cover(self, owned: set[int], above: dict[int, nn.Module], trainable: dict[int, set[int]]) -> list[nn.Module]:
         """If no module holds all parameters: the largest modules that hold only parameters of this optimizer."""
         chosen: list[nn.Module] = []
         left = set(owned)
         candidates = [m for key, m in above.items() if trainable[key] and trainable[key] <= owned]
+        self.doubtful |= len({frozenset(trainable[id(m)]) for m in candidates}) < len(candidates)
         for module in sorted(candidates, key=lambda m: -len(trainable[id(m)])):
             if trainable[id(module)] & left:
                 chosen.append(module)

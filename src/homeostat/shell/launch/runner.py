@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -154,13 +155,13 @@ class Session:
     def _start(self) -> None:
         if os.getpid() != self._pid:
             return
-        self._imported = True
+        self._imported, began = True, time.thread_time()
         with self._survive("starting"), self._isolation.own_imports():
             from homeostat.shell.launch.auto_attach import AutoAttach
 
             self._record = self._open_record(self._settings.record)
             self.status.open()
-            auto_attach = AutoAttach(self._settings, self._record, self.status)
+            auto_attach = AutoAttach(self._settings, self._record, self.status, began)
             auto_attach.start()
             self._auto_attach = auto_attach
 

@@ -7,15 +7,16 @@ import sys
 import threading
 import time
 import weakref
-from functools import partial
-from typing import Any, TextIO, cast
-
-from rich.console import Console
-from rich.text import Text
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from homeostat.core.finding import Finding
 from homeostat.core.signals import pass_on
 from homeostat.shell.messages import BestEffort
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _ERASE = "\r\x1b[2K"
 _COLOURS = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
@@ -37,13 +38,20 @@ class StatusLine:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, per_second: float = 4.0) -> None:
         self._stream: TextIO | None = stream or sys.stderr
         self._out = BestEffort(self._stream)
-        self.console = Console(file=cast(TextIO, self._out), quiet=quiet, highlight=False)
+        self._quiet = quiet
         self.live = not quiet and self.console.is_terminal and not self.console.is_dumb_terminal
         self._every, self._next = 1 / per_second, 0.0
         self._lock, self._pid = threading.RLock(), os.getpid()
         self._wrapped: list[TextIO] = []
         self._shown, self._at_start = False, True
         self._loss: float | None = None
+
+    @cached_property
+    def console(self) -> Console:
+        """Where messages go. Made when first used, because its import takes a while."""
+        from rich.console import Console
+
+        return Console(file=cast(TextIO, self._out), quiet=self._quiet, highlight=False)
 
     def open(self) -> None:
         """Start to erase the line before the script prints."""
@@ -73,7 +81,7 @@ class StatusLine:
 
     def print(self, *parts: Any, **options: Any) -> None:
         """Print as `rich.console.Console.print` does; nothing if quiet or in a forked child."""
-        if os.getpid() != self._pid:
+        if self._quiet or os.getpid() != self._pid:
             return
         with self._lock:
             self._erase()
@@ -132,6 +140,8 @@ def _leave_child(line: weakref.ref[StatusLine]) -> None:
 
 
 def _line(step: int, loss: float | None, worst: Finding | None) -> Text:
+    from rich.text import Text
+
     parts = [Text("homeostat", style="dim"), Text(f"step {step:,}")]
     if loss is not None:
         parts.append(Text(f"loss {loss:.4g}"))

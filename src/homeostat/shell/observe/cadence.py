@@ -51,6 +51,10 @@ class Credit:
         """Whether the credit suffices for another reading."""
         return self.used + self.last < self.seconds
 
+    def take(self, seconds: float) -> None:
+        """Subtract what was used for something else than a reading."""
+        self.used += seconds
+
     def pay(self, seconds: float, running: float = 1.0) -> None:
         """Subtract the cost of a reading.
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from homeostat.diagnosis.history import STEP_SERIES
 from homeostat.diagnosis.loss_tasks import LossTasks
-from homeostat.shell.hooks.backward_hooks import stacked
+from homeostat.shell.hooks.backward_hooks import Loss, stacked
 from homeostat.shell.hooks.torch_internals import is_plain
 from homeostat.shell.observe.cadence import Credit
 from homeostat.shell.observe.observer import Row
@@ -61,7 +61,7 @@ class StepSeries:
         self.every, self._fixed = every or 1, every is not None
         self.next: int | None = 1 if reads_norms else None
         self.tasks = LossTasks()
-        self._losses: list[Tensor] = []
+        self._losses: list[Loss] = []
         self._steps: list[int] = []
         self._folded: tuple[Tensor | None, int] = (None, 0)
         self._unread: list[tuple[str, list[int], Tensor]] = []
@@ -75,8 +75,8 @@ class StepSeries:
 
     # ---- the loss
 
-    def add_loss(self, step: int, loss: Tensor | None) -> None:
-        """Keep the loss of a step, if there was one, on its device."""
+    def add_loss(self, step: int, loss: Loss | None) -> None:
+        """Keep the loss of a step, if there was one."""
         if loss is None:
             return
         self._losses.append(loss)
@@ -94,9 +94,9 @@ class StepSeries:
         if not self._losses:
             return
         total, count = self._folded
-        losses = stacked(self._losses, self._losses[-1].device if total is None else total.device)
+        losses = stacked(self._losses)
         added = losses.sum()
-        self._folded = (added if total is None else total + added, count + len(self._losses))
+        self._folded = (added if total is None else total.to(added.device) + added, count + len(self._losses))
         self._unread.append((LOSS, self._steps, losses))
         self._losses, self._steps = [], []
 

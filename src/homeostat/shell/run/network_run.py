@@ -253,7 +253,7 @@ class NetworkRun:
         base = now - sample.began - sum(sample.costs.values()) + self.aside
         running = (time.thread_time() - sample.thread) / max(now - sample.began, 1e-9)
         cadence.pay(step, sample.costs, base, running if self.network.device.type == "cpu" else 1.0)
-        debt = (spent.seconds - credit.clock) / max(budget * spent.wall_seconds, 1e-9)
+        debt = (spent.used - credit.clock) / max(budget * spent.wall_seconds, 1e-9)
         paces = cadence.cadences()
         if not cadence.learn(sample.costs, base, seconds / networks if at else 0.0, debt):
             return {}

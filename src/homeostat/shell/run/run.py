@@ -17,7 +17,6 @@ from homeostat.diagnosis.facts import EarlierFacts, Facts, OutsideFacts
 from homeostat.diagnosis.history import History
 from homeostat.record import RunRecord
 from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS, found_overflow
-from homeostat.shell.hooks.parameter_changes import BY_HAND
 from homeostat.shell.hooks.step_hooks import STEP_HOOKS, Arguments
 from homeostat.shell.hooks.torch_internals import unseen
 from homeostat.shell.network import Network
@@ -29,8 +28,8 @@ from homeostat.shell.run.closed_loop import ClosedLoopRunner
 from homeostat.shell.run.failures import Failures, warn
 from homeostat.shell.run.network_run import NetworkRun, Sample
 from homeostat.shell.run.optimizer_networks import OptimizerNetworks
-from homeostat.shell.run.run_facts import gather_facts
-from homeostat.shell.run.settings import START_UP_SECONDS, Settings
+from homeostat.shell.run.run_facts import gather_facts, unmeasured
+from homeostat.shell.run.settings import END_SECONDS, START_UP_SECONDS, Settings
 from homeostat.shell.run.time_spent import TimeSpent
 from homeostat.shell.run.treatments import TreatmentRunner
 
@@ -70,7 +69,7 @@ class Run:
         self.findings: list[Finding] = []
         self.networks: list[NetworkRun] = []
         self.vitals = settings.selected_vitals()
-        self.time, self.credit = TimeSpent(), Credit(START_UP_SECONDS)
+        self.time, self.credit = TimeSpent(), Credit(START_UP_SECONDS - END_SECONDS)
         self._on_sample, self._speak = on_sample, speak or warn
         self.failures = Failures(record, self._speak, strict, lambda: self.steps)
         self._runners: list[TreatmentRunner] = []
@@ -103,12 +102,8 @@ class Run:
         for one in self.networks:
             with self.guard("ending"):
                 self.keep(one.end())
-            for vital, layer in one.observer.never_measured():
-                self.not_measured(f"{vital} @ {layer}", "always missing: constant, empty or non-finite input")
-            if by_hand := one.network.updated_by_hand():
-                self.not_measured(f"updates of {', '.join(map(one.network.named, by_hand))}", BY_HAND)
-        if STEP_HOOKS.compiled:
-            self.not_measured("steps of a compiled optimizer", "no hook is called in what torch.compile runs")
+        for what, why in unmeasured([(one.network, one.observer) for one in self.networks]):
+            self.not_measured(what, why)
         self.keep(self._logged.stop())
         self._diagnose(ended=True)
         self.losses.end()
@@ -161,9 +156,9 @@ class Run:
                 self.keep(self.losses.read(step, loss))
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        changed: Arguments | None = None
+        given, changed = (args, kwargs), None
         for one in self._trained_by.of(optimizer):
-            changed = self._before(one, optimizer, changed or (args, kwargs)) or changed
+            changed = self._before(one, optimizer, changed or given) or changed
         return changed
 
     def _before(self, one: NetworkRun, optimizer: Optimizer, given: Arguments) -> Arguments | None:
@@ -270,8 +265,9 @@ class Run:
             self.record.set_cadence(step, vital, every)
 
     def _progress(self) -> None:
-        wall, spent = self.time.wall_seconds, self.time.seconds + self.time.setup
-        spent += sum(one.tracing.seconds for one in self.networks)
+        self.time.count_hooks()
+        wall = self.time.wall_seconds
+        spent = self.time.used + self.time.setup + sum(one.tracing.seconds for one in self.networks)
         with self.guard("record"):
             self.record.progress(self.steps, wall, spent / wall if wall > 0 else 0.0)
 
@@ -372,7 +368,7 @@ class Run:
             "history": self.history.state_dict(),
             "diagnosis": self.diagnostician.state_dict(),
             "loop": None if self.closed_loop is None else self.closed_loop.state_dict(),
-            "spent": self.time.seconds,
+            "spent": self.time.used,
             "credit": self.credit.used,
             "wall_seconds": self.time.wall_seconds,
             "backwards": BACKWARD_HOOKS.backwards - self._backwards,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from homeostat.diagnosis.facts import EarlierFacts, Facts, OptimizerFacts, OutsideFacts
+from homeostat.shell.hooks.parameter_changes import BY_HAND
+from homeostat.shell.hooks.step_hooks import STEP_HOOKS
 from homeostat.shell.network import Network
 from homeostat.shell.observe.loss_collector import LossCollector
+from homeostat.shell.observe.observer import Observer
 
 
 def gather_facts(
@@ -80,3 +83,14 @@ def _optimizer_facts(networks: Sequence[Network]) -> list[OptimizerFacts]:
             found.append(replace(facts, shared=key in counted))
             counted.add(key)
     return found
+
+
+def unmeasured(networks: Sequence[tuple[Network, Observer]]) -> Iterator[tuple[str, str]]:
+    """(what, why) of what a run, at its end, did not measure."""
+    for network, observer in networks:
+        for vital, layer in observer.never_measured():
+            yield f"{vital} @ {layer}", "always missing: constant, empty or non-finite input"
+        if by_hand := network.updated_by_hand():
+            yield f"updates of {', '.join(map(network.named, by_hand))}", BY_HAND
+    if STEP_HOOKS.compiled:
+        yield "steps of a compiled optimizer", "no hook is called in what torch.compile runs"

@@ -28,7 +28,9 @@ AUTO = "auto"
 DEFAULT_BUDGET = 0.02
 """Default share of wall time for measuring."""
 START_UP_SECONDS = 1.0
-"""Wall time for start-up readings in a run, in addition to the budget."""
+"""Processor time of a run in addition to the budget: for imports, for finding the networks, for start-up readings."""
+END_SECONDS = 0.15
+"""The part of `START_UP_SECONDS` that is kept for the end of the run: the last diagnosis, the record, the summary."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS
+from homeostat.shell.hooks.step_hooks import STEP_HOOKS
 from homeostat.shell.observe.cadence import Credit
 
 
@@ -14,21 +16,37 @@ class TimeSpent:
 
     Attributes:
         seconds: spent in steps, on measuring and treating.
-        setup: seconds spent once: finding networks.
+        setup: processor seconds spent once: imports, finding networks.
+        hooks: estimated seconds spent on hooks in steps in which nothing was due.
     """
 
     def __init__(self) -> None:
-        self.seconds = self.setup = 0.0
+        self.seconds = self.setup = self.hooks = 0.0
+        self._ticks = self._backwards = 0
         self._started = time.perf_counter()
 
     def restart(self, seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
         """Start the clock, or continue after a given time."""
         self.seconds, self._started = seconds, time.perf_counter() - wall_seconds
+        self._ticks, self._backwards = STEP_HOOKS.ticks, BACKWARD_HOOKS.backwards
+
+    @property
+    def used(self) -> float:
+        """Seconds of all steps, including the estimate for hooks."""
+        return self.seconds + self.hooks
 
     @property
     def wall_seconds(self) -> float:
         """Wall time since the run started."""
         return time.perf_counter() - self._started
+
+    def count_hooks(self) -> None:
+        """Add the hooks since the last call, at their present cost, and have them timed again."""
+        ticks, backwards = STEP_HOOKS.ticks - self._ticks, BACKWARD_HOOKS.backwards - self._backwards
+        self._ticks, self._backwards = STEP_HOOKS.ticks, BACKWARD_HOOKS.backwards
+        self.hooks += ticks * STEP_HOOKS.seconds + backwards * BACKWARD_HOOKS.seconds
+        for hooks in (STEP_HOOKS, BACKWARD_HOOKS):
+            hooks.time_next()
 
     @contextlib.contextmanager
     def timed(self, credit: Credit | None = None) -> Iterator[None]:

@@ -1,0 +1,26 @@
+"""The parser of all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from typer.main import get_command
+
+from homeostat.commands.app import app
+from homeostat.commands.run import Ready
+
+__all__ = ["app", "parse"]
+
+# the help lists the commands in this order
+for _subject in ("run", "records", "library", "compare", "check", "clinic", "new", "machine"):
+    import_module(f"homeostat.commands.{_subject}")
+
+
+def parse() -> Callable[[], None]:
+    """Run the command of `sys.argv`; `homeostat run` returns the function that starts the script."""
+    try:
+        get_command(app)(prog_name="homeostat")
+    except Ready as ready:
+        return ready.start
+    return lambda: None
