@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -19,6 +19,9 @@ from homeostat.core.component import components
 TWIN, NOTHING, CLOSED_LOOP, RANDOM, RESTART = "twin", "nothing", "closed loop", "random treatment", "restart"
 SICK_ARMS = (TWIN, NOTHING, CLOSED_LOOP, RANDOM, RESTART)
 HEALTHY_ARMS = (NOTHING, CLOSED_LOOP)
+STEPS = 2400
+"""Optimizer steps of these programs: a treatment is judged after some hundred steps, and recovery takes time too."""
+LIMIT_SECONDS = 240
 MARGIN = 0.05
 """A run is cured if its last loss reaches the healthy twin's up to this share of what the twin gained."""
 
@@ -48,8 +51,12 @@ class Treated:
 
 
 def treatable(wanted: Iterable[TrainingProgram]) -> list[TrainingProgram]:
-    """Sick programs for whose condition there is a treatment, and healthy ones, that print a loss of the task."""
-    return [p for p in wanted if p.arch in _WITH_LOSS and (not p.change.sick or _treatments(p.change.names))]
+    """Longer forms of sick programs for whose condition there is a treatment, and of healthy ones.
+
+    Only programs whose last loss says how well they do: no agents, no generators, no self-supervision.
+    """
+    fit = (p for p in wanted if p.arch in _WITH_LOSS and (not p.change.sick or _treatments(p.change.names)))
+    return [replace(p, change=replace(p.change, wish={**p.change.wish, "steps": STEPS})) for p in fit]
 
 
 _WITH_LOSS = ("mlp", "regressor", "cnn", "resnet", "encoder", "vit", "gru", "lstm", "autoencoder", "causal-lm")
@@ -73,7 +80,7 @@ def run(
                 if not warmed:
                     warm()
                     warmed = True
-                stored[digest] = run_text(digest, f"{program.name} {arm}", text, before, treat)
+                stored[digest] = run_text(digest, f"{program.name} {arm}", text, before, treat, LIMIT_SECONDS)
                 store.add(stored[digest])
             arms[arm] = stored[digest]
         cases.append(Treated(program, arms))
