@@ -1,4 +1,4 @@
-"""The contract of a condition: a rule over vitals and their trends that names what is wrong, and where."""
+"""The contract of a condition: a rule over vitals and their trends that names a fault and its layers."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ SYMPTOMS = (
     "attention-logit-growth",
     "output-collapse",
 )
-"""Names of conditions that a mistake in the script can bring about."""
+"""Conditions that a mistake in the script can cause."""
 
 Limits = Mapping[Severity, float]
-"""Severity -> the value from which on it holds."""
+"""Severity -> smallest value at which it applies."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """That a condition shows in one layer at the newest reading.
+    """A condition that holds in one layer at the newest reading.
 
     Args:
         severity: how bad.
-        text: one sentence with the numbers in it.
+        text: one sentence with the measured numbers.
         numbers: the same numbers by name.
     """
 
@@ -62,22 +62,22 @@ class Sign:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition(Component, abstract=True):
-    """A rule. `signs` and `judge` are pure functions of the history and the facts, at the newest reading.
+    """A rule. `signs` and `judge` are pure functions of the history and the facts at the newest reading.
 
-    Thresholds are knobs made by `limit` or `measured`, and say how they were set.
+    Thresholds are knobs made by `limit` or `measured`, which state how they were set.
 
     Class attributes:
-        reads: names of the vitals it looks at; a new reading of the first is an occasion to judge.
+        reads: names of the vitals that it uses. It is evaluated at each new reading of the first one.
         outcome: name of the vital by which the closed loop judges a treatment; "" if it does not treat the condition.
         worse: direction in which `outcome` gets worse.
-        explains: names of conditions that follow from this one; where both are found, this one comes first.
+        explains: conditions that follow from this one. If both are found, this one is shown first.
         explanation: what the condition means, for people.
         remedies: what may help, most promising first.
         examples: name -> example history in which the condition must be found. The laws check it.
         faults: name -> example of facts in which the condition must be found.
 
     Settings:
-        persistence: consecutive readings on which it must hold before it becomes a finding.
+        persistence: consecutive readings at which it must hold before it becomes a finding.
     """
 
     kind: ClassVar[str] = "condition"
@@ -93,31 +93,31 @@ class Condition(Component, abstract=True):
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(abstract=abstract, **kwargs)
-        # the class knows its own name only now, and `dataclass` reads the fields after this
+        # the name of the class is known only here; `dataclass` reads the fields later
         for name, spec in list(vars(cls).items()):
             if isinstance(spec, Measured):
                 setattr(cls, name, spec.field(cls.name, name))
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        """Layer -> sign, for the layers in which the condition shows now."""
+        """Layer -> sign, for the layers in which the condition holds now."""
         raise NotImplementedError
 
     def judge(self, history: History, facts: Facts) -> Finding | None:
-        """The finding that the newest reading alone supports, before persistence and hysteresis."""
+        """The finding based on the newest reading alone, before persistence and hysteresis."""
         signs = self.signs(history, facts)
         return self.finding(signs, self.clock(history, facts)) if signs else None
 
     def clock(self, history: History, facts: Facts) -> int:
-        """Step of the newest reading of the leading vital; a condition that reads none goes by the steps."""
+        """Step of the newest reading of the leading vital, or of the run if the condition reads no vital."""
         return history.clock(self.reads[:1]) if self.reads else facts.steps
 
     def layer_clock(self, history: History, layer: str, default: int) -> int:
-        """The same for one layer, so that networks sampled at different steps do not count each other's readings."""
+        """The same for one layer, so that networks sampled at different steps do not share a count of readings."""
         latest = history.latest(self.reads[0], layer) if self.reads else None
         return latest[0] if latest else default
 
     def eased(self) -> Self:
-        """The same rule with every threshold moved to where the network is clearly well again."""
+        """The same rule with relaxed thresholds, below which a finding is resolved."""
         moved = {
             spec.name: getattr(self, spec.name) * spec.metadata["ease"]
             for spec in dataclasses.fields(self)
@@ -126,11 +126,11 @@ class Condition(Component, abstract=True):
         return dataclasses.replace(self, **moved) if moved else self
 
     def limits(self) -> Limits:
-        """The thresholds named after a severity."""
+        """The thresholds that are named after a severity."""
         return {s: getattr(self, s) for s in SEVERITIES if hasattr(self, s)}
 
     def finding(self, signs: Mapping[str, Sign], since_step: int) -> Finding:
-        """Put the signs of the layers together, worst layer first."""
+        """Combine the signs of the layers, worst layer first."""
         order = sorted(signs, key=lambda layer: -signs[layer].rank)
         worst = signs[order[0]]
         more = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
@@ -142,20 +142,24 @@ class Condition(Component, abstract=True):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCondition(Condition, abstract=True):
-    """A condition that judges one vital, each layer by itself.
+    """A condition that evaluates one vital in each layer separately.
 
     Class attributes:
-        fewest: readings of a layer that are not missing before it is judged.
+        fewest: smallest number of readings of a layer that are not missing.
     """
 
     fewest: ClassVar[int] = 1
 
     def sign(self, layer: str, values: Array, facts: Facts) -> Sign | None:
-        """The sign in one layer, from its readings that are not missing, oldest first; None when it is well."""
+        """The sign in one layer, or None.
+
+        Args:
+            values: readings of the layer that are not missing, oldest first.
+        """
         raise NotImplementedError
 
     def harmless(self, layer: str, history: History, facts: Facts) -> bool:
-        """Whether the run shows that the condition does no harm in this layer; then it is info at most."""
+        """Whether the condition is known to be harmless in this layer. It is then info at most."""
         return False
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
@@ -169,7 +173,7 @@ class LayerCondition(Condition, abstract=True):
 
 
 def graded(value: float, limits: Limits, worse: str = "higher") -> Severity | None:
-    """The worst severity whose limit `value` has reached, None when it has reached none (or is missing)."""
+    """The worst severity whose limit `value` has reached; None if it has reached none or is missing."""
     found: Severity | None = None
     for severity in SEVERITIES:
         if severity in limits and (value >= limits[severity] if worse == "higher" else value <= limits[severity]):

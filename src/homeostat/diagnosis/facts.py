@@ -1,4 +1,4 @@
-"""What is known about a run besides its vitals."""
+"""Facts about a run in addition to its vitals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from homeostat.diagnosis.loss_facts import LossFacts
 
 @dataclass(frozen=True)
 class OptimizerFacts:
-    """One optimizer, as it stands now.
+    """The current settings of one optimizer.
 
     Args:
         name: class name, e.g. "SGD".
         learning_rate: of its first parameter group (1/step).
-        momentum: SGD's momentum, 0 when there is none.
-        weight_decay: of its first parameter group, 0 when there is none.
-        network: label of the network whose parameters it holds, "" when there is one network.
-        shared: it holds parameters of another network too, and is listed with that one already.
+        momentum: of SGD, 0 if there is none.
+        weight_decay: of its first parameter group, 0 if there is none.
+        network: label of the network whose parameters it holds, "" if there is one network.
+        shared: whether it also holds parameters of another network and is listed there already.
     """
 
     name: str
@@ -53,17 +53,17 @@ class ScaleFacts:
 
 @dataclass(frozen=True)
 class FrozenFacts:
-    """Layers that stay as they are amid layers that are trained, as the first few losses show them.
+    """Layers between trained layers that do not train, as the first few losses show.
 
     Args:
-        readings: losses whose graph was read for it.
-        inside: layer -> number of its parameters, of frozen layers with trained layers before and behind them.
-        matrices: those of them with more than scales and shifts.
-        share: part of all parameters that is in frozen layers.
-        cut: layers that compute before `cut_before` and get no gradient, although an optimizer holds them.
+        readings: losses whose graph was read for this.
+        inside: layer -> number of its parameters, for frozen layers with trained layers before and behind them.
+        matrices: those of these layers that have more than scales and shifts.
+        share: share of all parameters that are in frozen layers.
+        cut: layers that run before `cut_before` and get no gradient, although an optimizer holds them.
         cut_before: a trained layer whose input has no gradient.
-        cut_how: "no_grad" if these layers ran without a graph, else "detach"; "" without a cut.
-        cut_meant: these layers are in evaluation mode and the one behind them is not.
+        cut_how: "no_grad" if these layers ran without a graph, else "detach"; "" if there is no cut.
+        cut_meant: whether these layers are in evaluation mode and the layer behind them is not.
     """
 
     readings: int = 0
@@ -78,12 +78,12 @@ class FrozenFacts:
 
 @dataclass(frozen=True)
 class OutsideFacts:
-    """What a script trains outside of the networks that are followed.
+    """What a script trains outside of the attached networks.
 
     Args:
-        by_hand: no optimizer has stepped, but what the losses depend on changes.
-        optimizers: optimizers that stepped although no live module owns what they hold.
-        stale: how many parameters of which optimizer no live module owns and never had a gradient.
+        by_hand: no optimizer has stepped, but parameters that the losses depend on change.
+        optimizers: number of optimizers that stepped although no live module owns their parameters.
+        stale: for each optimizer, how many of its parameters no live module owns and never had a gradient, as text.
     """
 
     by_hand: bool = False
@@ -93,22 +93,22 @@ class OutsideFacts:
 
 @dataclass(frozen=True)
 class EarlierFacts:
-    """What became of batches that the network was trained on earlier, where the data have changed since.
+    """How well the network still fits batches that it was trained on before the data changed.
 
     Knowledge is a share: 0 for guessing, 1 when everything is right. Of classes it is
     (accuracy - guess) / (1 - guess) with guess = share of the most frequent class; of numbers it is 1 - MSE / variance.
 
     Args:
         evaluations: how often earlier batches were evaluated.
-        batches: earlier batches, unlike the present ones, that were evaluated at last.
-        items: their items.
-        first, last: the steps at which the first and the last of them were trained on.
-        differ: what tells them from the present batches: "classes" or "inputs".
+        batches: number of earlier batches, different from the present ones, in the last evaluation.
+        items: number of items in these batches.
+        first, last: steps at which the first and the last of these batches were trained on.
+        differ: how they differ from the present batches: "classes" or "inputs".
         then: knowledge of them when they were trained on, mean.
         now: knowledge of them at the last evaluation, mean.
-        before: the same at the evaluation before, NaN when there was none.
+        before: the same at the evaluation before it, NaN if there was none.
         present: knowledge of a present batch at the last evaluation.
-        changes: how often a batch looked unlike the one looked at before it.
+        changes: how often a batch differed from the batch checked before it.
     """
 
     evaluations: int = 0
@@ -126,15 +126,15 @@ class EarlierFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """A copy of a network's architecture that no optimizer trains, and that gives the targets of that network.
+    """A network of the same architecture that no optimizer trains and that computes the targets of a network.
 
     Args:
-        of: label of the network, "" when there is one network.
+        of: label of the network, "" if there is one network.
         steps: optimizer steps of the network since the copy was found.
-        readings: at which it was seen to give the targets.
-        changed: its parameters have changed since it was found.
-        copied: it had the values from which the network started.
-        chosen: readings in which the network's outputs were values of actions, of which one was chosen.
+        readings: readings at which it computed the targets.
+        changed: whether its parameters have changed since it was found.
+        copied: whether it had the initial values of the network.
+        chosen: readings in which the network's outputs were values of actions, one of which was chosen.
     """
 
     of: str = ""
@@ -152,8 +152,8 @@ class PolicyFacts:
     Args:
         readings: steps at which losses were read.
         policies: losses with a policy gradient.
-        baselines: layers that these losses depend on and no policy does: they only predict returns.
-        targets: networks that give targets.
+        baselines: layers that these losses depend on and no policy does. They only predict returns.
+        targets: networks that compute targets.
     """
 
     readings: int = 0
@@ -163,7 +163,7 @@ class PolicyFacts:
 
     @property
     def moving(self) -> bool:
-        """The loss follows what the policy does, or a target network: its course is no measure of progress."""
+        """Whether the loss depends on the policy or on a target network, so that it does not measure progress."""
         return 2 * self.policies >= max(self.readings, 1) or bool(self.targets)
 
 
@@ -172,11 +172,11 @@ class RateFacts:
     """The learning rate of an optimizer over the run.
 
     Args:
-        highest: the highest one so far.
-        now: the present one.
-        spent_since: the step since which it is below a hundredth of the highest and below the first, None when it is
-            not. A rate that is back where it began after a spike has not been spent.
-        first: the one at the start.
+        highest: highest value so far.
+        now: current value.
+        spent_since: step since which it is below a hundredth of the highest value and below the first one; None if it
+            is not. A rate that returns to its first value after a peak is not spent.
+        first: value at the start.
     """
 
     highest: float = float("nan")
@@ -187,32 +187,32 @@ class RateFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the run that conditions read beside the vitals; the shell fills in what it knows.
+    """Facts of a run that conditions read in addition to the vitals. The shell fills in what it knows.
 
     Args:
         steps: optimizer steps completed.
-        backwards: backward passes seen (0 when not counted).
-        ended: the run is over; nothing more will come.
-        optimizers: every optimizer seen.
-        unoptimized: parameters that require a gradient and receive one, that no optimizer holds, and never changed.
-        idle: parameters that require a gradient, get none, that no optimizer holds, and that never changed (a teacher,
-            or a forgotten branch: cannot be told apart).
-        no_gradient: parameters that an optimizer holds but whose gradient was None so far, and that never changed.
-        frozen: layers that stay as they are amid layers that are trained.
-        outside: what is trained outside of the networks that are followed.
-        skipped_steps: optimizer steps a GradScaler left out because gradients overflowed.
-        scale: the loss scale of a GradScaler.
-        loss_scaled: a GradScaler is at work, so a few non-finite gradients are its search for the scale.
-        resumed: training did not start here (an optimizer had state when it was attached).
-        probe: a probe batch was given.
-        batch_size: samples (rows of activations) per forward pass, None when unknown.
+        backwards: backward passes (0 if not counted).
+        ended: whether the run is over.
+        optimizers: all optimizers of the run.
+        unoptimized: parameters that receive a gradient, are in no optimizer and never changed.
+        idle: parameters that require a gradient, receive none, are in no optimizer and never changed: a teacher or a
+            forgotten branch, which look the same.
+        no_gradient: parameters in an optimizer whose gradient has always been None and that never changed.
+        frozen: layers between trained layers that do not train.
+        outside: what is trained outside of the attached networks.
+        skipped_steps: optimizer steps that a GradScaler skipped because gradients overflowed.
+        scale: loss scale of the GradScaler.
+        loss_scaled: whether a GradScaler is in use. A few non-finite gradients are then its search for the scale.
+        resumed: whether training continues an earlier run: an optimizer had state when it was attached.
+        probe: whether a probe batch was given.
+        batch_size: samples (rows of activations) per forward pass, None if unknown.
         widths: layer -> number of its units.
         nonlinearity: layer -> "relu", "tanh", ... of its units.
         loss: what the graphs of the losses have shown.
         rates: learning rates, by network.
-        earlier: what became of batches trained on earlier.
-        task_ends: layer of the loss -> (step, level of the loss before it) of the jumps of the loss, where a new task
-            seems to begin.
+        earlier: how well batches trained on earlier are still fitted.
+        task_ends: layer of the loss -> (step, level of the loss before it) of each upward jump of the loss, where a new
+            task seems to begin.
         policy: policies and values in the losses.
     """
 
@@ -243,8 +243,8 @@ class Facts:
 
     @property
     def several_objectives(self) -> bool:
-        """Several optimizers are at work (actor and critic, generator and discriminator): a loss that rises or
-        oscillates is then no sign of sickness, because the target moves."""
+        """Whether several optimizers train different objectives (actor and critic, generator and discriminator). A loss
+        that rises or oscillates is then no fault, because its target moves."""
         return sum(not optimizer.shared for optimizer in self.optimizers) > 1
 
     def to_json(self) -> dict[str, Any]:

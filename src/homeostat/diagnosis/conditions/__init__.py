@@ -1,4 +1,4 @@
-"""The conditions, one file per family. Importing the package imports and so registers all of them."""
+"""The conditions, one file per family. Importing the package registers all of them."""
 
 import importlib
 import pkgutil

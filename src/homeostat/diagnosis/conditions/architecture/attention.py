@@ -1,4 +1,4 @@
-"""Attention that looks at one key only, and logits of attention that grow without bound."""
+"""Attention that attends to one key only, and attention logits that grow without bound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QK_NORM = Remedy("normalise queries and keys (layer norm, QK-norm) before their
 
 
 def learns(history: History, facts: Facts, progress: float) -> bool | None:
-    """Whether some loss has come below this part of its start (or of guessing); None where no loss can be judged."""
+    """Whether some loss has fallen below this share of its start or of guessing; None if no loss can be judged."""
     losses = judged_losses(history, facts)
     if not losses:
         return None
@@ -34,17 +34,17 @@ def learns(history: History, facts: Facts, progress: float) -> bool | None:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionEntropyCollapse(Condition):
-    """The attention of a layer looks at one key per query, and the loss is no better than guessing.
+    """The attention of a layer attends to one key per query, and the loss is no better than guessing.
 
         mean over heads and queries of H(weights) / ln(keys that may be seen) <= entropy
 
-    Trained heads may be sharp, so a low entropy alone is information. It is a warning where it is there at the first
-    step (below `first`), before anything was learned, or where the loss stands at its start.
+    Trained heads may be sharp, so a low entropy alone is info. It is a warning if the entropy was low at the first step
+    (below `first`), before anything was learned, or if the loss stays at its start.
 
     Settings:
         entropy, first: as above.
-        progress: part of the start (or of guessing) below which a loss has been learning.
-        readings: losses to look at before it is judged.
+        progress: share of the start (or of guessing) below which a loss counts as learning.
+        readings: number of losses before it is judged.
     """
 
     cite = Cite(
@@ -96,16 +96,16 @@ class AttentionEntropyCollapse(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionLogitGrowth(Condition):
-    """The logits of attention have grown so far that the softmax over them is saturated for nearly every query.
+    """Attention logits have grown so far that their softmax is saturated for nearly every query.
 
         mean over queries of (largest - smallest logit) >= spread,   and   >= growth times that of the first step
 
-    It is a warning where the loss is no better than guessing, or the spread is `far` times that of the first step.
+    It is a warning if the loss is no better than guessing, or if the spread is `far` times that of the first step.
 
     Settings:
         spread, growth, far: as above.
-        progress: part of the start (or of guessing) below which a loss has been learning.
-        readings: losses to look at before it is judged.
+        progress: share of the start (or of guessing) below which a loss counts as learning.
+        readings: number of losses before it is judged.
     """
 
     cite = Cite("Dehghani et al.", 2023, "Scaling Vision Transformers to 22 Billion Parameters", "2302.05442")

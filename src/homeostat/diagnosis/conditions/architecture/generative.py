@@ -1,4 +1,4 @@
-"""Generative models that give up their code, or make the same item again and again."""
+"""Generative models that ignore their code, or that generate the same item again and again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from homeostat.diagnosis.thresholds import limit
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorCollapse(Condition):
-    """The code of a variational autoencoder is the prior for every input: KL(q(z|x) || p(z)) is about zero.
+    """The code of a variational autoencoder equals the prior for every input: KL(q(z|x) || p(z)) is about zero.
 
     Settings:
-        nats: divergence per item at or below which the code says nothing.
+        nats: largest divergence per item of a code that carries no information.
         steps: optimizer steps before it is judged.
     """
 
@@ -57,12 +57,12 @@ class PosteriorCollapse(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class ModeCollapse(Condition):
-    """What a generator makes differs within a batch by a small part of what real items do.
+    """The items that a generator makes differ within a batch far less than real items do.
 
-    Seen where both enter the discriminator in one loss, in runs with several optimizers.
+    Both must enter the discriminator in one loss, in a run with several optimizers.
 
     Settings:
-        spread: standard deviation of one batch over that of the other, at most.
+        spread: largest standard deviation of one batch relative to that of the other.
         steps: optimizer steps before it is judged.
     """
 

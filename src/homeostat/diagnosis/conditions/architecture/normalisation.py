@@ -1,4 +1,4 @@
-"""Batch norms whose running statistics are not those of the batches."""
+"""Batch norms whose running statistics differ from those of the batches."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from homeostat.diagnosis.thresholds import limit
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormMismatch(Condition):
-    """In evaluation mode a batch norm would do something else than in training: its running statistics are not those of
-    the batches, or these are statistics of a few numbers.
+    """A batch norm behaves differently in evaluation mode than in training: its running statistics differ from those of
+    the batches, or the batch statistics come from a few numbers.
 
         |running mean - batch mean| / batch deviation >= shift,   or   running over batch variance (or its inverse) >=
         ratio, medians of the channels of the worst layer and of the last readings;   or   values per channel <= values
 
-    A norm that trains on its running statistics has adapted to them: it is judged at 2.5 times these limits, and is
-    information only where the statistics were ever set. Losses are looked at from step 100 on. A run with several
-    optimizers is not judged: its losses see other batches.
+    A norm that trains on its running statistics has adapted to them. Its limits are 2.5 times as large, and it is info
+    unless its statistics were never set. Losses are read from step 100 on. A run with several optimizers is not judged,
+    because its losses use different batches.
 
     Settings:
         shift, ratio, values: as above.
-        readings: of the last 5 losses looked at, how many there must be.
+        readings: required number of the last 5 readings.
     """
 
     name = "batchnorm-mismatch"

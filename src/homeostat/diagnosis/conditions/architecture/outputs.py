@@ -1,4 +1,4 @@
-"""Outputs that are the same for all inputs, and targets that are out of their reach."""
+"""Outputs that do not depend on the inputs, and targets of an unsuitable scale."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from homeostat.diagnosis.trends import median
 
 @dataclass(frozen=True, kw_only=True)
 class OutputCollapse(Condition):
-    """The network gives (nearly) the same output for every input, or one class, and the loss is that of guessing.
+    """The network gives (nearly) the same output or class for every input, and the loss is that of guessing.
 
         deviation of the outputs within a batch <= spread    (log-probabilities or logits; numbers over their targets'),
         or one class has `share` of the predictions and at most `labels` of the labels
 
     Settings:
         spread, share, labels: as above.
-        progress: part of the start (or of guessing) below which a loss has been learning.
+        progress: share of the start (or of guessing) below which a loss counts as learning.
         steps: optimizer steps before it is judged.
     """
 
@@ -79,7 +79,7 @@ class OutputCollapse(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsNotScaled(Condition):
-    """The targets of a squared error are large or far from zero, and the error is still that of a constant or worse.
+    """The targets of a squared error are large or far from zero, and the error is no smaller than that of a constant.
 
         root mean square >= size, or |mean| / deviation >= offset,   and   squared error / variance of targets >= error,
         or `units` of a layer are saturated or dormant
@@ -118,9 +118,9 @@ class TargetsNotScaled(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         outputs, targets = facts.loss.outputs, facts.loss.regression
-        if facts.policy.moving:  # returns and values of states have the scale that rewards give them
+        if facts.policy.moving:  # returns and state values have the scale of the rewards
             return {}
-        reached = targets.error < self.error  # one that has overflowed is not
+        reached = targets.error < self.error  # false for an error that has overflowed
         if outputs.readings < 5 or facts.steps < self.steps or (reached and not self._silenced(history)):
             return {}
         if not (targets.size >= self.size or targets.offset >= self.offset):

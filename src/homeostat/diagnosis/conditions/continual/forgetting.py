@@ -1,4 +1,4 @@
-"""Earlier data that are forgotten, for good or for a while."""
+"""Earlier data that are forgotten, permanently or for a while."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ def _dipping(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting(Condition):
-    """The data have changed, the network knows the present ones, and what it knew of earlier ones is lost.
+    """The data changed, the network fits the present data, and it lost what it knew of the earlier data.
 
         lost = 1 - now / then >= limit,   then >= known,   present >= known
 
-    Knowledge is 0 for guessing and 1 for everything right (see `EarlierFacts`): `then` of a few batches when they were
-    trained on, `now` of the same items in evaluation mode, the larger of the last two evaluations; `present` of a
-    present batch, likewise. Earlier batches count only if their labels or inputs differ from the present ones, so that
-    targets that change for the same inputs, where the earlier ones have become wrong, are not judged; nor are classes
-    that come back (`data-not-shuffled`).
+    Knowledge is 0 for guessing and 1 if everything is right (see `EarlierFacts`). `then` is that of a few batches when
+    they were trained on, and `now` that of the same items in evaluation mode, the larger of the last two evaluations.
+    `present` is that of a present batch. An earlier batch counts only if its labels or inputs differ from the present
+    ones. So targets that change for the same inputs are not judged, nor are classes that come back
+    (`data-not-shuffled`).
 
     Settings:
-        info, warning: lost shares from which on each severity holds.
+        info, warning: smallest lost share of each severity.
         known: knowledge that counts as having learned.
-        items: earlier items to evaluate before it is judged.
-        stream: changes of the inputs from which on it is information: who tracks a stream does not keep all of it.
+        items: number of earlier items that must be evaluated.
+        stream: number of changes of the inputs from which on it is info, because a network that tracks a stream need
+            not keep all of it.
     """
 
     cite = Cite(
@@ -54,7 +55,7 @@ class Forgetting(Condition):
     explains = ("dormant-units", "saturated-units", "rank-collapse", "vanishing-gradients", "oscillating-loss")
     explanation = (
         "The network is trained on data that changed, and training on the new overwrote what it knew of the old. "
-        "Nothing in the loss shows it, for the loss is of the present data."
+        "The loss does not show it, because it is computed on the present data."
     )
     remedies = (
         Remedy("rehearse: mix items of earlier data into every batch", ("power-law-rehearsal",)),
@@ -106,23 +107,24 @@ class Forgetting(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityGap(Condition):
-    """An old task was largely lost after the last boundary and is back: scores at the ends of tasks do not show it.
+    """An old task was largely forgotten after the last boundary and has recovered. Scores at the ends of tasks do not
+    show this.
 
         depth = A_i(before the boundary) - min A_i(since) >= limit,   (A_i(now) - min) / depth >= recovered
 
-    now: median of the last 3 readings. A loss that stays is forgetting, which every score shows; it is not judged here.
-    Needs the vital `task-accuracy` often enough after a boundary to see the dip.
+    `now` is the median of the last 3 readings. A loss that does not recover is forgetting, which the scores show; it is
+    not judged here. The vital `task-accuracy` must be measured often enough after a boundary to show the drop.
 
     Settings:
-        info, warning: depths from which on each severity holds.
-        recovered: share of the depth that has to be back.
+        info, warning: smallest depth of each severity.
+        recovered: smallest share of the depth that has recovered.
     """
 
     cite = Cite.of("stability-gap")
     reads = ("task-accuracy",)
     explanation = (
-        "Right after the switch the network got old tasks wrong that it knew before and knows again now. Whoever uses "
-        "it while it learns meets the worst case, not the score at the end of a task."
+        "Right after the switch the network failed on old tasks that it knew before and knows again now. If it is "
+        "used while it learns, the worst accuracy matters, not the score at the end of a task."
     )
     remedies = (
         Remedy("use and judge averaged weights while a task is learned", ("temporal-ensemble",), "ocl-ema"),

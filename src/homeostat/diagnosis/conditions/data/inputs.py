@@ -31,9 +31,9 @@ class InputsNotScaled(Condition):
     most units of a layer are saturated or dormant.
 
     Settings:
-        size: root mean square of the inputs from which on they count as large.
-        offset: mean over standard deviation (median of the features) from which on they count as far from zero.
-        progress: part of the loss's starting level above which it has made little progress.
+        size: smallest root mean square of inputs that count as large.
+        offset: smallest mean over standard deviation (median of the features) that counts as far from zero.
+        progress: share of the loss's starting level above which it has made little progress.
         units: share of saturated or dormant units.
         steps: optimizer steps before it is judged.
     """
@@ -82,17 +82,17 @@ class InputsNotScaled(Condition):
 
     @staticmethod
     def _start(values: Array, facts: Facts) -> float:
-        """The level of guessing where it is known: the first loss on large inputs is far above it."""
+        """The loss of guessing if it is known, because the first loss on large inputs is far above it."""
         chance = facts.loss.labels.chance
         return min(float(values[0]), chance) if chance == chance and chance > 0 else float(values[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataNotShuffled(Condition):
-    """A batch holds few of the classes, and classes that were gone come back: the data is read in order of its classes.
+    """A batch holds few of the classes, and absent classes come back: the data are read in the order of their classes.
 
     Settings:
-        share: part of the classes seen so far that a batch holds, at most.
+        share: largest share of the classes so far that a batch holds.
         readings: readings of the labels before it is judged.
     """
 

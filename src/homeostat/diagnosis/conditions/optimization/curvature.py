@@ -24,11 +24,11 @@ def _sharpening(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeOfStability(LayerCondition):
-    """The sharpness has reached the largest at which gradient descent is stable: lambda * lr >= share * 2 (1 + beta).
+    """The sharpness is at the largest value at which gradient descent is stable: lambda * lr >= share * 2 (1 + beta).
 
     The bound is 2/lr for plain gradient descent and 2 (1 + beta)/lr with heavy-ball momentum beta. The finding is
-    always information, because full-batch gradient descent usually trains there. Adaptive optimizers are not judged:
-    their bound is on another matrix than the Hessian of the loss. Needs a probe.
+    always info, because full-batch gradient descent usually trains there. Adaptive optimizers are not judged, because
+    their bound applies to the preconditioned Hessian. Needs a probe.
 
     Settings:
         share: of the stability bound.
@@ -37,7 +37,7 @@ class EdgeOfStability(LayerCondition):
     cite = Cite.of("edge-of-stability")
     reads = ("sharpness",)
     explanation = (
-        "The largest curvature is what this step size can just bear: the loss may rise for a while and come down, "
+        "The largest curvature is at the limit for this step size: the loss may rise for a while and fall again, "
         "and a larger step would not be stable."
     )
     remedies = (

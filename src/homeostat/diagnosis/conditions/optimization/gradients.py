@@ -1,4 +1,4 @@
-"""Gradients that do not arrive, or that grow without bound."""
+"""Gradients that vanish, or that grow without bound."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from homeostat.diagnosis.thresholds import EARLY_NOTICE, limit, measured
 from homeostat.diagnosis.trends import median
 
 ENORMOUS = 1e3
-"""Sum over layers of ||g|| ||w|| / loss from which on gradients are far too large at the start of a run."""
+"""Smallest sum over layers of ||g|| ||w|| / loss that counts as far too large at the start of a run."""
 FEWEST = 6
-"""Readings of a gradient below which its growth is not judged."""
+"""Fewest readings of a gradient whose growth is judged."""
 
 
 def _vanishing(t: float, ill: float) -> list[Point]:
@@ -43,16 +43,16 @@ class VanishingGradients(Condition):
 
         s_l = median of the last 5 of ||g_l|| / ||w_l||,      s_l / max_k s_k <= limit
 
-    All layers shrink together when a network converges, so only the comparison between layers counts. Where the order
-    of the layers is known, k is a layer that the gradient of l comes through (an actor is not compared with a critic),
-    and s_l is the largest of l and the layers whose gradient comes through l: one that arrives at the inputs has not
-    vanished in a side branch, such as the queries and keys of attention.
+    The gradients of all layers shrink when a network converges, so only the comparison between layers counts. If the
+    order of the layers is known, k runs over the layers that the gradient of l comes through (so an actor is not
+    compared with a critic), and s_l is the largest of l and the layers whose gradient comes through l. A gradient that
+    reaches the inputs has not vanished in a side branch, such as the queries and keys of attention.
 
-    The gradient of all layers together has vanished where sum_l ||g_l|| ||w_l|| / loss <= least while the loss is at
-    the level of guessing.
+    The gradient of all layers together has vanished if sum_l ||g_l|| ||w_l|| / loss <= least while the loss is at the
+    level of guessing.
 
     Settings:
-        info, warning, critical: ratios at or below which each severity holds.
+        info, warning, critical: largest ratio of each severity.
         least: as above.
     """
 
@@ -104,7 +104,7 @@ class VanishingGradients(Condition):
         return found
 
     def _of_networks(self, history: History, facts: Facts) -> dict[str, Sign]:
-        """Networks that get next to no gradient at all, at the level of guessing where that is known."""
+        """Networks with almost no gradient, whose loss is at a known level of guessing."""
         found: dict[str, Sign] = {}
         known = facts.loss.known_guesses()
         for name, steps in measured_steps(history, judged_losses(history, facts), facts).items():
@@ -126,23 +126,23 @@ def _relative_gradients(history: History) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplodingGradients(Condition):
-    """Gradients have grown far beyond what they were, while the loss has not come down.
+    """Gradients have grown far beyond their initial size, while the loss has not fallen.
 
         growth = median of the last 3 / median of the first 10 gradient norms >= limit,   and   loss now >= its start
 
-    A gradient that grows while the loss falls is ordinary (sharpening); one spike is not persistent.
+    A gradient that grows while the loss falls is normal (sharpening), and one spike does not persist.
 
-    The start of a layer is at least a tenth of the largest start in its network: next to nothing may grow a hundredfold
-    and still be small, as behind a last layer that starts near zero.
+    The start of a layer is at least a tenth of the largest start in its network, because a tiny gradient may grow a
+    hundredfold and still be small, as behind a last layer that starts near zero.
 
-    Gradients that are enormous from the first step on are found by their size against the weights and the loss,
+    Gradients that are enormous from the first step on are found by their size relative to the weights and the loss,
 
         sum_l ||g_l|| ||w_l|| / (loss of guessing, or its start) >= size   at the first and the last readings,
 
-    which does not depend on the scale of the loss, nor on that of weights before a normalisation.
+    which does not depend on the scale of the loss, nor on the scale of weights before a normalisation.
 
     Settings:
-        info, warning, critical: growth factors from which on each severity holds.
+        info, warning, critical: smallest growth factor of each severity.
         size: as above.
     """
 
@@ -189,7 +189,7 @@ class ExplodingGradients(Condition):
         return found
 
     def _from_the_start(self, history: History, facts: Facts) -> dict[str, Sign]:
-        """Networks whose gradients are enormous since the first step."""
+        """Networks whose gradients have been enormous since the first step."""
         found: dict[str, Sign] = {}
         for name, steps in measured_steps(history, judged_losses(history, facts), facts).items():
             level = guessing_level(facts, float(steps.loss[0]))
@@ -202,8 +202,8 @@ class ExplodingGradients(Condition):
 
 
 def _fell(history: History, facts: Facts, layer: str) -> bool:
-    """Below its first readings; or far below the very first, where the others were of a network that had learned; or
-    low before each of its jumps."""
+    """Whether the loss has fallen: below its first readings; far below the very first one, if the others are of a
+    network that had learned; or before each of its jumps."""
     values = history.series("loss", layer)[1]
     if values.size < 2:
         return False

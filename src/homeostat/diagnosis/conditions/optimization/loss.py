@@ -1,7 +1,7 @@
-"""Conditions of the loss: no progress, or swings instead of progress.
+"""Conditions of the loss: no progress, or oscillation instead of progress.
 
-Only losses that stay positive are judged, of runs with one objective. With several optimizers (actor and critic,
-generator and discriminator) the target moves, and a rise or a swing means little.
+Only positive losses of runs with one objective are judged. With several optimizers (actor and critic, generator and
+discriminator) the target moves, so a rise or an oscillation means little.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from homeostat.diagnosis.thresholds import EARLY_NOTICE, limit, measured
 from homeostat.diagnosis.trends import kendall_tau, median, roughness, tau_limit
 
 FEWEST = 16
-"""Readings of a loss below which its course is not judged, however clear it is."""
+"""Fewest readings of a loss that is judged."""
 JUMPS = 3
-"""Jumps of a loss from which on it is judged by the levels before them."""
+"""Number of jumps from which on a loss is judged by the levels before them."""
 CERTAIN = 0.05
-"""Half the confidence interval of a loss, as a share of its start, within which few readings show a stall."""
+"""Largest half width of the confidence interval of a loss, as a share of its start, at which few readings show a
+stall."""
 
 
 def judged_losses(history: History, facts: Facts) -> dict[str, tuple[Array, Array]]:
-    """Layer -> (steps, values) of the losses that can be judged by their course: one objective, finite, positive, and
-    neither a policy gradient nor a comparison with the outputs of a target network."""
+    """Layer -> (steps, values) of the losses that can be judged: of one objective, finite, positive, and neither a
+    policy gradient nor a comparison with a target network."""
     if facts.several_objectives or facts.policy.moving:
         return {}
     series = {layer: history.series("loss", layer) for layer in history.layers("loss")}
@@ -42,15 +43,15 @@ def judged_losses(history: History, facts: Facts) -> dict[str, tuple[Array, Arra
 
 
 def starting_level(values: Array, history: History, facts: Facts) -> float:
-    """The level a loss started from: its first reading, which is of step 1, before anything could go well or wrong.
+    """The starting level of a loss: its first reading, at step 1.
 
-    With a few samples per step that one reading is a matter of luck, and the median of the first 5 is taken instead.
+    With a few samples per step one reading is too noisy, and the median of the first 5 is used.
     """
     return median(values[:5]) if tiny_batches(history, facts) else float(values[0])
 
 
 def learns_between_jumps(layer: str, start: float, facts: Facts) -> bool:
-    """Whether the loss has come down before each of its last jumps: a stream of tasks that are learned."""
+    """Whether the loss has fallen before each of its last jumps, as in a stream of tasks that are learned."""
     ends = facts.task_ends.get(layer, ())
     if len(ends) < JUMPS:
         return False
@@ -59,7 +60,8 @@ def learns_between_jumps(layer: str, start: float, facts: Facts) -> bool:
 
 
 def tiny_batches(history: History, facts: Facts) -> bool:
-    """Whether steps see so few samples that one loss says little: known, or because no share of units could be told."""
+    """Whether steps have so few samples that one loss says little: by the batch size, or because no share of units
+    could be measured."""
     if facts.batch_size is not None:
         return facts.batch_size < 8
     layers = history.layers("dormant-units")
@@ -81,25 +83,25 @@ def _diverging(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class OscillatingLoss(Condition):
-    """The loss swings by a good part of its starting level and has made little progress.
+    """The loss oscillates by a large part of its starting level and has made little progress.
 
         roughness of the last n = 40 readings / start >= amplitude,   their median / start >= progress
 
     With fewer readings (at least 16) the roughness is less certain: the amplitude must be sqrt(40 / n) times larger.
 
-    Roughness (see `trends.roughness`) does not count a trend, nor single jumps. A noisy loss that comes down is only
-    small batches; a converged loss swings relative to itself, not relative to its start.
+    Roughness (see `trends.roughness`) ignores trends and single jumps. A noisy loss that falls is due to small batches;
+    a converged loss oscillates relative to itself, not relative to its start.
 
     Settings:
-        info, warning: amplitudes from which on each severity holds.
-        progress: share of the starting level below which the loss counts as coming down.
-        readings: how many of the last readings are looked at, n above.
+        info, warning: smallest amplitude of each severity.
+        progress: share of the starting level below which the loss counts as falling.
+        readings: number n of last readings, as above.
     """
 
     cite = AUTOTRAINER
     reads = ("loss",)
     explanation = (
-        "The loss jumps up and down from step to step instead of falling: as a rule the learning rate is too high."
+        "The loss jumps up and down from step to step instead of falling. Usually the learning rate is too high."
     )
     remedies = (LOWER_RATE, Remedy("use larger batches"), CLIP)
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"a swinging loss": _swinging}
@@ -133,15 +135,15 @@ class OscillatingLoss(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class DivergingLoss(Condition):
-    """The loss stands far above its start, and above the level of guessing.
+    """The loss is far above its start and above the level of guessing.
 
         median of the last 5 readings >= limit * max(start, guessing)
 
-    A spike is over sooner. The losses of changing tasks, and of targets that grow, stay below. A loss made of class
-    labels that falls as far below zero diverges too: a cross entropy is maximised.
+    A spike ends sooner. The losses of changing tasks, and of targets that grow, stay below. A loss of class labels that
+    falls as far below zero diverges too: a cross entropy is maximised.
 
     Settings:
-        warning, critical: factors from which on each severity holds.
+        warning, critical: smallest factor of each severity.
         steps: optimizer steps before it is judged.
     """
 
@@ -149,8 +151,8 @@ class DivergingLoss(Condition):
     reads = ("loss",)
     explains = ("oscillating-loss", "stalled-learning")
     explanation = (
-        "The loss has left the level that a network without any training has, upwards: steps overshoot, or the "
-        "gradient points the wrong way (a sign, a loss that should be maximised)."
+        "The loss is above that of a network without any training: steps overshoot, or the gradient "
+        " points the wrong way (a sign, a loss that should be maximised)."
     )
     remedies = (LOWER_RATE, CLIP, Remedy("check the sign of the loss, and that each update belongs to this loss"))
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that leaves its start upwards": _diverging}
@@ -184,31 +186,31 @@ class DivergingLoss(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class StalledLearning(Condition):
-    """The loss has not come down since the start: it never began to learn.
+    """The loss has not fallen since the start: it never began to learn.
 
     Over at least `steps` steps, the median of the last half of the readings is not below (1 - progress) of the starting
-    level, and Kendall's tau shows no significant fall. A plateau after a fall is no stall, and a run that did not start
-    here is not judged. With fewer than `readings` readings (at least 16) the level must also be certain:
+    level, and Kendall's tau shows no significant fall. A plateau after a fall is no stall, and a resumed run is not
+    judged. With fewer than `readings` readings (at least 16) the level must also be certain:
 
         2 * 1.25 * roughness of the last half / sqrt(n / 2) <= start / 20     (1.25 s / sqrt(m): error of a median of m)
 
-    A loss at or above the level of guessing, where the classes are known, counts as a stall too, unless it has fallen
-    by more than `progress` of that in the last half; so does a squared error that stands, over its last half, at or
-    above that of predicting the mean of the targets. A loss that comes down between its jumps, to half of its start, is
-    none.
+    A loss at or above the level of guessing, if the classes are known, counts as a stall too, unless it has fallen by
+    more than `progress` of that level in the last half. So does a squared error that stays, over its last half, at or
+    above that of predicting the mean of the targets. A loss that falls to half of its start between its jumps is not a
+    stall.
 
     Settings:
-        chance: part of the loss of guessing from which on the loss counts as being at chance.
+        chance: smallest share of the loss of guessing that counts as guessing.
         progress: relative fall that counts as learning.
         steps: optimizer steps before it is judged.
-        readings: readings of the loss from which on it is judged however noisy it is.
+        readings: number of readings from which on it is judged however noisy it is.
     """
 
     cite = AUTOTRAINER
     reads = ("loss",)
     explanation = (
         "The loss is where it was at the start. Either nothing moves (learning rate, dead units, no gradient), or "
-        "there is nothing to learn (targets shuffled against inputs). A run continued from trained weights looks alike."
+        "there is nothing to learn (targets shuffled against inputs). A run from trained weights looks the same."
     )
     remedies = (
         Remedy("raise the learning rate"),

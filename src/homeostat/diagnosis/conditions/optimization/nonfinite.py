@@ -22,13 +22,13 @@ def _not_finite(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class NonFiniteValues(LayerCondition):
-    """Some weight, gradient or activation is NaN or infinite, at the newest reading.
+    """A weight, gradient or activation is NaN or infinite at the newest reading.
 
-    A GradScaler finds its scale by letting gradients overflow, so under one it is information until `scaled_readings`
-    readings in a row show it.
+    A GradScaler finds its scale by letting gradients overflow. With one, this is info until `scaled_readings`
+    consecutive readings show it.
 
     Settings:
-        scaled_readings: readings in a row from which on it is critical under a GradScaler as well.
+        scaled_readings: consecutive readings from which on it is critical with a GradScaler.
     """
 
     name = "non-finite"

@@ -33,13 +33,14 @@ class ResumedWithoutOptimizerState(Condition):
 
         loss at step 1 <= trained * loss of guessing,   max of the loss since / loss at step 1 >= jump
 
-    The loss since is that of every step, as means of 8 steps, or of the readings where it is not known at every step.
+    The loss since step 1 is that of every step, averaged over 8 steps, or that of the readings if it is not known at
+    every step.
 
     Settings:
-        trained: part of the loss of guessing up to which the network counts as trained.
-        jump: factor by which the loss rises.
-        height: part of the loss of guessing that it reaches at least.
-        steps: steps after the first within which it rises.
+        trained: largest share of the loss of guessing at which the network counts as trained.
+        jump: smallest factor by which the loss rises.
+        height: smallest share of the loss of guessing that it reaches.
+        steps: number of steps after the first within which it rises.
     """
 
     cite = TRAINCHECK

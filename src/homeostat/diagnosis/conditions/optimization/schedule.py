@@ -22,18 +22,18 @@ from homeostat.diagnosis.trends import median
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleEndsTraining(Condition):
-    """The learning rate has decayed to almost nothing, and training goes on for longer than it took.
+    """The learning rate has decayed to almost zero, and training continues for longer than the decay took.
 
     Settings:
-        part: steps since the rate is below a hundredth of its highest value, as a part of all steps.
-        steps: and at least so many.
+        part: share of all steps at which the rate is below a hundredth of its highest value.
+        steps: smallest number of such steps.
     """
 
     cite = NEURALINT
     explains = ("stalled-learning", "vanishing-gradients")
     explanation = (
-        "The schedule has taken the learning rate to nearly zero while most of the run was still to come. As a rule "
-        "it was made for epochs and is stepped once a batch."
+        "The schedule has taken the learning rate to nearly zero while most of the run was still to come. Usually "
+        "it was made for epochs but is stepped once a batch."
     )
     remedies = (
         Remedy("step the scheduler once an epoch, or give it the number of batches instead of epochs"),
@@ -73,9 +73,9 @@ class WeightDecayDominates(Condition):
     """Weight decay has shrunk the weights to a small part of their initial norm while the loss did not fall.
 
     Settings:
-        decay: decay per step (weight decay, times the learning rate) that is looked at.
-        shrunk: norm of the weights over the first one measured, at most.
-        progress: part of the loss's starting level above which it has made little progress.
+        decay: smallest decay per step (weight decay times learning rate) that is judged.
+        shrunk: largest norm of the weights relative to the first measured norm.
+        progress: share of the loss's starting level above which it has made little progress.
     """
 
     cite = Cite(
@@ -114,6 +114,6 @@ class WeightDecayDominates(Condition):
 
 
 def _decay(optimizer: OptimizerFacts) -> float:
-    """The part of a weight that decay takes away in a step."""
+    """The share of a weight that decay removes in a step."""
     momentum = 1 / max(1 - optimizer.momentum, 1e-3)
     return optimizer.weight_decay * optimizer.learning_rate * momentum

@@ -1,4 +1,4 @@
-"""Single steps at which the loss is far above its course."""
+"""Single steps at which the loss is far above its recent level."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from homeostat.diagnosis.thresholds import limit
 from homeostat.diagnosis.trends import median, roughness
 
 WINDOW = 32
-"""Readings before a spike that give the course of the loss."""
+"""Readings before a spike that give the recent level of the loss."""
 AFTER = 8
-"""Readings after it, in which the loss comes back."""
+"""Readings after a spike within which the loss returns."""
 
 
 def _spiking(t: float, ill: float) -> list[Point]:
@@ -34,21 +34,21 @@ def _spiking(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpikes(Condition):
-    """The loss of single steps is far above its course, again and again, and comes back.
+    """The loss of single steps is repeatedly far above its recent level, and returns.
 
     A spike is a loss v_i at which, with m the median and s the roughness of the logarithms of the 32 readings before,
 
         v_i >= ratio * m,   log(v_i / m) >= noise * s,   v_i - m >= part * (loss at the start),
 
-    and whose 8 next readings have a median below ratio * m. A noisy loss has a large s, and no spikes. The first losses
-    of a new task (see `LossTasks`) are none. The loss of a policy gradient, or against a target network, jumps with
-    what it is compared with, and is not judged.
+    and whose next 8 readings have a median below ratio * m. A noisy loss has a large s and no spikes. The first losses
+    of a new task (see `LossTasks`) are not spikes. The loss of a policy gradient, or of a comparison with a target
+    network, jumps with its target and is not judged.
 
     Settings:
-        ratio: times the course.
-        noise: times the spread of the loss around its course.
-        part: of the loss at the start; spikes of a loss that has come close to zero are harmless.
-        warning: spikes in the second half of the readings.
+        ratio: smallest factor over the recent level.
+        noise: smallest distance in units of the spread around the recent level.
+        part: smallest height as a share of the loss at the start, because spikes of a loss near zero are harmless.
+        warning: number of spikes in the second half of the readings.
     """
 
     cite = Cite("Molybog et al.", 2023, "A Theory on Adam Instability in Large-Scale Machine Learning", "2304.09871")

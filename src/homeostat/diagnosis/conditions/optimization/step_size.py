@@ -1,4 +1,4 @@
-"""Steps of the optimizer that are too long or too short, judged by what they change and by what they could gain."""
+"""Optimizer steps that are too long or too short, judged by what they change and by what they can gain."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def _too_long(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateTooHigh(Condition):
-    """Steps have been too long, and it shows: the loss does not come down, or units are lost.
+    """Steps were too long, with an effect: the loss does not fall, or units are lost.
 
-    A step is too long where it changes the weights by a good part of their norm, and its gain is not small,
+    A step is too long if it changes the weights by a large part of their norm, and its gain is not small,
 
         r = ||dw|| / ||w|| >= change   and   g = sum_l ||g_l|| ||dw_l|| / loss >= gain,
 
-    or where it is a third as long and a linear loss would be gone twice over (g >= steep), or a sixth as long and the
-    loss at the next reading is `jump` times the start. Weights that begin at zero change by more than their norm in any
-    case; they are told by a small sum_l ||g_l|| ||w_l|| / loss, and not judged by their change.
+    or if it is a third as long and a linear loss would reach zero twice over (g >= steep), or a sixth as long and the
+    loss at the next reading is `jump` times the start. Weights that start at zero always change by more than their
+    norm. They are recognised by a small sum_l ||g_l|| ||w_l|| / loss and not judged by their change.
 
-    It counts where since the last such step the loss stays at its start (or at the level of guessing), where the loss
-    jumps at the first ones and stays high, where most units of a layer fall dormant or saturated right after them, and
-    where numbers overflow.
+    It counts if since the last such step the loss stays at its start (or at the level of guessing); if the loss jumps
+    at the first such steps and stays high; if most units of a layer become dormant or saturated right after them; or if
+    numbers overflow.
 
     Settings:
         change, gain, steep: as above.
-        pull: the least sum_l ||g_l|| ||w_l|| / loss.
-        stuck: part of the start (or of guessing) from which on the loss has not come down.
+        pull: smallest sum_l ||g_l|| ||w_l|| / loss.
+        stuck: share of the start (or of guessing) above which the loss has not fallen.
         jump: factor by which the loss rises above its start.
         units: share of the units of a layer that are lost.
-        steps: steps since the first one that was too long before a loss is judged.
+        steps: steps after the first step that was too long, before a loss is judged.
     """
 
     cite = BENGIO
@@ -94,7 +94,7 @@ class LearningRateTooHigh(Condition):
             if not where.size or steps.pull[0] * steps.loss[0] >= ENORMOUS * guessing_level(
                 facts, float(steps.loss[0])
             ):
-                continue  # gradients that are enormous before the first step are no fault of its length
+                continue  # gradients that are enormous before the first step are not caused by its length
             harm = overflowed or (name in judged and self._of_loss(steps, where, start, facts))
             harm = harm or self._of_units(history, facts, name, float(steps.at[where[0]]))
             if not harm:
@@ -118,7 +118,7 @@ class LearningRateTooHigh(Condition):
         return np.flatnonzero(long)
 
     def _of_loss(self, steps: Steps, where: NDArray[np.intp], start: float, facts: Facts) -> str:
-        """What the loss shows of steps that were too long, "" when nothing."""
+        """The effect of too long steps on the loss, "" if there is none."""
         first, last = int(where[0]), int(where[-1])
         level, now = guessing_level(facts, start), median(steps.loss[-5:])
         if steps.at[-1] - steps.at[first] < self.steps or steps.loss.size < 5 or not start > 0:
@@ -133,7 +133,7 @@ class LearningRateTooHigh(Condition):
         return ""
 
     def _of_units(self, history: History, facts: Facts, name: str, begin: float) -> str:
-        """Units that were lost within 128 steps of the first that was too long, and are lost now."""
+        """Units that were lost within 128 steps after the first too long step and are lost now."""
         for vital, word in (("dormant-units", "dormant"), ("saturated-units", "saturated")):
             for layer in _layers_of(history, vital, name, facts):
                 if word == "saturated" and facts.nonlinearity.get(layer) in RECTIFIED:
@@ -156,7 +156,7 @@ class LearningRateTooHigh(Condition):
 
 
 def _layers_of(history: History, vital: str, name: str, facts: Facts) -> Iterable[str]:
-    """The layers of the network of a loss."""
+    """The layers of the network that a loss belongs to."""
     labels = frozenset(o.network for o in facts.optimizers if o.network)
     return (layer for layer in history.layers(vital) if network_of(layer, labels) == network_of(name, labels))
 
@@ -168,13 +168,13 @@ def _too_short(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateTooLow(Condition):
-    """The steps so far cannot have lowered the loss by more than a few percent, although the gradients are in order.
+    """All steps so far can have lowered the loss by a few percent at most, although the gradients are in order.
 
         sum over steps of sum_l ||g_l|| ||dw_l|| / loss <= reach,   ||dw|| / ||w|| <= change,
         sum_l ||g_l|| ||w_l|| / loss >= pull,   loss now / start >= progress
 
-    A warm-up (steps that are growing), a run that continues from trained weights, and a decayed schedule after a run
-    are not judged.
+    Not judged: a warm-up (steps that grow), a run that continues from trained weights, and a decayed schedule at the
+    end of a run.
 
     Settings:
         reach, change, pull, progress: as above.

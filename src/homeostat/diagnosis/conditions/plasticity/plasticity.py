@@ -124,7 +124,7 @@ class LossOfPlasticity(Condition):
         return found
 
     def _lasting(self, seen: Sequence[Array], start: float, what: str) -> Sign | None:
-        """The mildest of the signs in these levels, if all show one: now, and a task or a few readings ago."""
+        """The mildest sign of these levels, if all have one: now, and a task or a few readings ago."""
         signs = [self._rise(levels, start, what) if levels.size >= 3 else None for levels in seen]
         return min((sign for sign in signs if sign), key=lambda s: s.rank) if all(signs) else None
 
@@ -204,7 +204,7 @@ def jumps(steps: Array, values: Array, limit: float) -> list[int]:
 
 
 def corroboration(history: History, since: float) -> str:
-    """A vital that got significantly worse since that step, or far worse where it was seldom read; "" for none."""
+    """A vital that got significantly worse since that step, or much worse if it was seldom read; "" for none."""
     for vital, sign, word in (("dormant-units", 1, "dormant units rose"), ("effective-rank", -1, "the rank fell")):
         for layer in history.layers(vital):
             steps, values = history.series(vital, layer)
@@ -217,7 +217,7 @@ def corroboration(history: History, since: float) -> str:
 
 
 def _far_worse(vital: str, values: Array) -> bool:
-    """The last reading against the first half of all: a quarter of all units, or half of the rank."""
+    """The last reading compared with the first half of all: a quarter of all units, or half of the rank."""
     if values.size < 10:
         return False
     early, now = median(values[: values.size // 2]), float(values[-1])

@@ -20,9 +20,9 @@ from homeostat.diagnosis.thresholds import EARLY_NOTICE, limit, measured
 from homeostat.diagnosis.trends import blocks, median
 
 EXPLAINED = 0.8
-"""Part of the variance of targets in a batch from which on a network is taken to tell inputs apart."""
+"""Share of the variance of targets in a batch from which on a network is taken to distinguish inputs."""
 NARROW = 4
-"""Units of a layer up to which a low rank is what its width allows."""
+"""Largest number of units of a layer whose low rank is due to its width."""
 
 
 def peak(values: Array) -> float:
@@ -43,9 +43,9 @@ class RankCollapse(LayerCondition):
     Both must hold: a classifier with few classes, or a regression on few inputs, needs few directions, and a rank that
     falls from 80 to 20 is usual when features form.
 
-    Layers of at most `NARROW` units are not judged. It is info at most in layers that only predict returns, beside a
-    policy gradient, and where the outputs explain most of what differs between the targets of a regression: values
-    of states may have a large common part, and need few directions.
+    Layers of at most `NARROW` units are not judged. It is info at most in layers that only predict returns in a policy
+    gradient, and in networks whose outputs explain most of the variance of regression targets: state values may have a
+    large common part and need few directions.
 
     Settings:
         info, warning, critical: largest effective rank of each severity.

@@ -21,7 +21,7 @@ from homeostat.diagnosis.thresholds import EARLY_NOTICE, limit, measured
 from homeostat.diagnosis.trends import median
 
 RECTIFIED = frozenset({"relu", "relu6", "threshold"})
-"""Nonlinearities whose flat side `dormant-units` covers; their saturation is not a second finding."""
+"""Nonlinearities whose flat side `dormant-units` covers, so that saturation is not a second finding."""
 
 
 SHARES = np.round(np.arange(0.50, 0.96, 0.05), 2)
@@ -46,8 +46,8 @@ class DormantLayer(LayerCondition):
     Where the loss of guessing is known (class labels), and the loss is at most `learned` of it, the severity is one
     level lower, because the remaining units are enough for the task.
 
-    In layers that only predict returns, beside a policy gradient, it is info at most: a poor baseline adds noise to
-    the gradient and leaves its mean as it is.
+    In layers that only predict returns in a policy gradient, it is info at most: a poor baseline adds noise to the
+    gradient but does not change its mean.
 
     Settings:
         info, warning, critical: smallest share of each severity.
@@ -60,8 +60,8 @@ class DormantLayer(LayerCondition):
     outcome = "dormant-units"
     explains = ("vanishing-gradients", "rank-collapse", "stalled-learning", "output-collapse")
     explanation = (
-        "Most units of a layer output next to nothing on the batch: they pass no gradient on, and the layer has become "
-        "a narrower one. Some dormant units are ordinary with ReLU, also at initialisation."
+        "Most units of a layer output next to nothing on the batch. They pass no gradient on, so the layer is "
+        "effectively narrower. Some dormant units are normal with ReLU, also at initialisation."
     )
     remedies = (REDO, L2_INIT, CONTINUAL_BACKPROP, SHRINK, LOWER_RATE)
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"dormant units": _rising("dormant-units")}
@@ -103,7 +103,7 @@ class SaturatedLayer(LayerCondition):
     in a healthy sparse code. Baselines of a policy gradient are judged as in `dormant-units`.
 
     Settings:
-        info, warning, critical: shares from which on each severity holds.
+        info, warning, critical: smallest share of each severity.
     """
 
     name = "saturated-units"

@@ -1,4 +1,4 @@
-"""Advantages that teach nothing."""
+"""Advantages without information."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ZeroAdvantage(Condition):
     gradient. A policy that has learned its task also has such groups, but not from the start.
 
     Settings:
-        readings: products with a constant that must have been seen.
-        share: part of them that must be zero throughout, over the run and over its first quarter.
+        readings: smallest number of losses with constant factors.
+        share: smallest share of them that are all zero, over the run and over its first quarter.
     """
 
     cite = Cite("Yu et al.", 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", "2503.14476")

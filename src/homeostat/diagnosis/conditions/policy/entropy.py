@@ -1,4 +1,4 @@
-"""Policies that stop exploring before they have learned anything, or that move too far in an update."""
+"""Policies that stop exploring before they have learned, or that change too much in an update."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from homeostat.diagnosis.thresholds import EARLY_NOTICE, limit
 from homeostat.diagnosis.trends import median
 
 FEWEST = 12
-"""Readings of a policy below which it is not judged."""
+"""Fewest readings of a policy that is judged."""
 LEAST_GAIN = 0.75
-"""Gain in returns, in their standard deviations within a batch, below which nothing much was learned."""
+"""Gain in returns, in units of their standard deviation within a batch, below which little was learned."""
 RECENT = 16
-"""Readings over which the distance of new from old policy is taken: it starts from zero after every rollout."""
+"""Readings over which the distance between new and old policy is taken, because it is zero after every rollout."""
 _FEWER_EPOCHS = Remedy("make fewer passes over each rollout, clip ratios closer to 1, or stop at a target KL")
 _BONUS = Remedy("add an entropy bonus, or check its sign: the loss has minus the coefficient times the entropy")
 _NORMALISED = Remedy("normalise the advantages, and scale the rewards")
@@ -34,7 +34,7 @@ _NORMALISED = Remedy("normalise the advantages, and scale the rewards")
 
 @dataclass(frozen=True)
 class Returns:
-    """The returns of a policy over the run, as targets of its value function show them.
+    """The returns of a policy over the run, which are the targets of its value function.
 
     Args:
         start: level of the first readings.
@@ -50,7 +50,7 @@ class Returns:
 
     @classmethod
     def of(cls, history: History) -> Returns | None:
-        """Of the first value function; None when there is none, or too few readings."""
+        """Of the first value function; None if there is none, or if there are too few readings."""
         for layer in history.layers(RETURNS):
             means, sizes = (history.series(vital, layer)[1] for vital in (RETURNS, TARGETS))
             if means.size < FEWEST or not np.isfinite(means).all():
@@ -64,23 +64,23 @@ class Returns:
 
     @property
     def gain(self) -> float:
-        """How far they are above the start, in spreads."""
+        """Distance from the start, in spreads."""
         return (self.now - self.start) / max(self.spread, 1e-30)
 
     @property
     def kept(self) -> float:
-        """Part of the highest gain that is left; 1 when there never was one."""
+        """Share of the highest gain that is left; 1 if there was no gain."""
         best = self.highest - self.start
         return (self.now - self.start) / best if best > LEAST_GAIN * self.spread and best > 0 else 1.0
 
 
 def quartile(values: Array) -> float:
-    """The upper quartile: minibatches soon after a rollout are close to it whatever comes later. NaN when empty."""
+    """The upper quartile, because minibatches soon after a rollout are always close to it. NaN if empty."""
     return float(np.sort(values)[(3 * values.size) // 4]) if values.size else math.nan
 
 
 def distance(history: History, layer: str) -> float:
-    """The largest distance of the new policy from the one that acted, over 8 readings; NaN when unknown."""
+    """The largest distance between the new policy and the one that acted, over 8 readings; NaN if unknown."""
     values = history.series(DIVERGENCE, layer)[1]
     return max((quartile(values[i : i + 8]) for i in range(values.size - 7)), default=math.nan)
 
@@ -104,13 +104,13 @@ def _running_away(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class KlRunaway(LayerCondition):
-    """Updates take the policy far from the one that has acted.
+    """Updates move the policy far from the one that collected the data.
 
     The mean of (r - 1) - ln r over the ratios r of new to old probabilities estimates the Kullback-Leibler divergence
-    of the two; the upper quartile of the last 16 readings counts.
+    of the two. The upper quartile of the last 16 readings is used.
 
     Settings:
-        info, warning, critical: divergences (nats) from which on each severity holds.
+        info, warning, critical: smallest divergence (nats) of each severity.
     """
 
     cite = Cite.of("ppo")
@@ -140,7 +140,7 @@ class KlRunaway(LayerCondition):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyEntropyCollapse(Condition):
-    """The policy has become almost deterministic, and it is a bad one.
+    """The policy has become almost deterministic and performs badly.
 
         entropy (or standard deviation) now / at the start <= share,    and one of
 
@@ -149,15 +149,15 @@ class PolicyEntropyCollapse(Condition):
           standard deviation within a batch at the start;
         - updates took the policy far from the one that acted, and a fifth of the gain is lost, or returns are unknown.
 
-    Returns are the targets of the value function. Those that start below zero are judged by what is lost only: targets
-    of values that start from 0 move away from it by themselves. A policy that has converged is almost deterministic
-    too. So without one of these signs the severity is info.
+    Returns are the targets of the value function. Returns that start below zero are judged only by what is lost,
+    because targets of values that start at 0 move away from it by themselves. A converged policy is almost
+    deterministic too, so without one of these signs the severity is info.
 
     Settings:
-        share: of the entropy at the start, for discrete actions.
-        spread: of the standard deviation at the start, for continuous ones.
-        kl: divergence of new from old policy that counts as far.
-        lost: part of the gain that counts as most of it.
+        share: largest share of the entropy at the start, for discrete actions.
+        spread: largest share of the standard deviation at the start, for continuous actions.
+        kl: smallest divergence between new and old policy that counts as far.
+        lost: share of the gain that counts as most of it.
     """
 
     cite = Cite(
@@ -202,12 +202,12 @@ class PolicyEntropyCollapse(Condition):
                 text = f"the {word} of the policy is {now:.2g}, at the start it was {start:.2g}"
                 why = self._why(returns, distance(history, layer), early)
                 severity = "warning" if why else "info"
-                text = f"{text}, and {why}" if why else f"{text}; a policy that has converged looks alike"
+                text = f"{text}, and {why}" if why else f"{text}; a converged policy looks the same"
                 found[layer] = Sign(severity, text, {"now": round(now, 5), "start": round(start, 5)})
         return found
 
     def _why(self, returns: Returns | None, far: float, early: bool) -> str:
-        """Why such a policy is a bad one, "" when nothing says so."""
+        """Why the policy performs badly, "" if nothing shows it."""
         if returns is not None:
             worse = returns.start >= 0 and (returns.now <= 1.1 * returns.start or (early and returns.gain < LEAST_GAIN))
             if worse or 1 - returns.kept >= self.lost:

@@ -1,4 +1,4 @@
-"""Values of states and actions that are learned from targets of their own making."""
+"""Values of states and actions that are learned from targets computed by the network itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from homeostat.diagnosis.thresholds import limit
 from homeostat.diagnosis.trends import kendall_tau, median
 
 FEWEST = 20
-"""Readings of targets below which their growth is not judged."""
+"""Fewest readings of targets whose growth is judged."""
 
 
 def _growing(t: float, ill: float) -> list[Point]:
@@ -31,20 +31,21 @@ def _growing(t: float, ill: float) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueDivergence(LayerCondition):
-    """Targets grow exponentially, together with the predictions that they are made of.
+    """Targets grow exponentially, together with the predictions from which they are computed.
 
         size now / largest size at the start >= growth,     size now / size at half of the steps >= recent,
         Kendall's tau of the second half >= order,          predictions grew by at least `recent` too
 
-    and no single reading makes up most of the growth of the second half: a first reward is one jump. Sizes are root
-    mean squares. Values that learn rewards of one size stay below it divided by one minus the discount. Targets that
-    do not grow are not judged, however large they are, nor are targets that grow in proportion to the steps.
+    and no single reading makes up most of the growth of the second half, because a first reward is one jump. Sizes are
+    root mean squares. Values of rewards of constant size stay below that size divided by one minus the discount.
+    Targets that do not grow are not judged, however large they are, nor are targets that grow in proportion to the
+    steps.
 
     Settings:
-        growth: over the largest size in the first five readings.
-        recent: growth over the second half of the steps.
+        growth: smallest size relative to the largest of the first five readings.
+        recent: smallest growth over the second half of the steps.
         absolute: size from which on a hundredth of `growth` is enough.
-        order: least tau.
+        order: smallest tau.
     """
 
     cite = Cite(
@@ -109,16 +110,16 @@ class ValueDivergence(LayerCondition):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetNetworkNeverUpdated(Condition):
-    """A copy of the network gives its targets, and has never changed while the network was trained.
+    """The target network has never changed while the network was trained.
 
-    The copy is of the same architecture, in no optimizer, and started from the same values, or its network is trained
-    on the values of chosen actions. At most readings it computed, on another batch than the network was trained on,
-    while outputs of the network were compared with numbers. A teacher or a reference model computes on the same batch.
+    A target network has the same architecture and is in no optimizer. It started from the same values, or its network
+    is trained on the values of chosen actions. At most readings it ran on another batch than the network, while outputs
+    of the network were compared with numbers. A teacher or a reference model runs on the same batch.
 
     Settings:
-        readings: at which it gave the targets.
-        steps: optimizer steps of a whole run after which it counts.
-        waited: the same while the run goes on: some copies are updated every few thousand steps.
+        readings: readings at which it computed the targets.
+        steps: optimizer steps of a finished run after which it is judged.
+        waited: the same during a run, because some copies are updated every few thousand steps.
     """
 
     cite = Cite("Mnih et al.", 2015, "Human-level control through deep reinforcement learning", "", "Nature 518")

@@ -1,4 +1,4 @@
-"""Parameters that nothing trains, and runs without optimizer steps."""
+"""Parameters that are not trained, and runs without optimizer steps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from homeostat.diagnosis.thresholds import limit
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedParameters(Condition):
-    """Parameters that require a gradient but never move: no optimizer holds them, or their gradient is always None.
+    """Parameters that require a gradient but never change: no optimizer holds them, or their gradient is always None.
 
-    A parameter without optimizer that receives gradients is a warning. One that receives none may be a target network
-    or an averaged copy, and is information only. Why parameters in an optimizer have no gradient is not part of this
-    condition: `frozen-by-accident` says it where the graph ends between layers.
+    A parameter that receives gradients and is in no optimizer is a warning. One that receives none may belong to a
+    target network or an averaged copy, and is info. The reason why parameters in an optimizer have no gradient is not
+    part of this condition; `frozen-by-accident` names it if the graph ends between layers.
 
     Settings:
         steps: optimizer steps before it is judged, because a head may first be used later.
@@ -76,7 +76,7 @@ class NoOptimizerStep(Condition):
     """There are backward passes but no optimizer step, and the parameters never change.
 
     Settings:
-        backwards: backward passes before it is judged, because gradients may be accumulated; one at the end of a run.
+        backwards: backward passes before it is judged, because gradients may be accumulated; 1 at the end of a run.
     """
 
     cite = TRAINCHECK
@@ -102,5 +102,5 @@ class NoOptimizerStep(Condition):
             or not enough
         ):
             return {}
-        text = f"{facts.backwards} backward passes and not one optimizer step"
+        text = f"{facts.backwards} backward passes and no optimizer step"
         return {NETWORK: Sign("warning", text, {"backwards": facts.backwards})}

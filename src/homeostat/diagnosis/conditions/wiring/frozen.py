@@ -1,4 +1,4 @@
-"""Layers that are frozen, or cut off from the gradient, amid layers that are trained."""
+"""Layers between trained layers that are frozen or cut off from the gradient."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class FrozenByAccident(Condition):
 
     Either their parameters need no gradient, while layers before and behind them are trained. Or they are in an
     optimizer, but the graph is cut between them and a trained layer behind them (`detach()`, `.data`, `no_grad()`).
-    `untrained-parameters` says only which parameters that need a gradient never move; it follows from a cut.
+    `untrained-parameters` only lists parameters that need a gradient and never change; it follows from a cut.
 
-    A trunk that is frozen as a whole has no trained layer before it and is not found. Frozen layers are information
-    where several of them hold most of the parameters (adapters), or where they have only scales and shifts (frozen
-    batch norms). So are layers behind which the graph is cut while they are in evaluation mode.
+    A trunk that is frozen as a whole has no trained layer before it and is not found. Frozen layers are info if several
+    of them hold most of the parameters (adapters), or if they have only scales and shifts (frozen batch norms). Layers
+    in evaluation mode that are cut off are info too.
 
     Settings:
         steps: optimizer steps before it is judged, because parts may be trained in turn.
-        readings: losses of which the graph was read.
-        share: part of the parameters that may be frozen; where more are, that is the purpose.
+        readings: smallest number of losses whose graph was read.
+        share: share of frozen parameters above which freezing is taken to be intended.
     """
 
     cite = TRAINCHECK

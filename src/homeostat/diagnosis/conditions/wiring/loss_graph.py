@@ -1,4 +1,4 @@
-"""Mistakes that the autograd graph of the loss shows: its inputs, dimensions and mode."""
+"""Mistakes that the autograd graph of the loss shows: inputs, dimensions and mode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UMLAUT = Cite("Schoop, Huang and Hartmann", 2021, "UMLAUT: Debugging Deep Learn
 
 @dataclass(frozen=True, kw_only=True)
 class GraphCondition(Condition, abstract=True):
-    """A condition that most readings of the loss's graph show.
+    """A condition that shows in most readings of the graph of the loss.
 
     Settings:
         readings: readings of the loss before it is judged.
@@ -154,8 +154,8 @@ class GradientsAccumulate(GraphCondition):
 class TrainedInEvalMode(Condition):
     """A network with dropout or batch norm is trained while all of it is in evaluation mode.
 
-    Networks with a part in training mode (frozen batch norm) are not judged. The number of steps in this mode counts,
-    not that of readings, which are closer together at the start of a run.
+    Networks with a part in training mode (frozen batch norm) are not judged. The number of steps in evaluation mode
+    counts, not the number of readings, which are denser at the start of a run.
     """
 
     cite = NEURALINT
