@@ -152,7 +152,7 @@ class DivergingLoss(Condition):
     explains = ("oscillating-loss", "stalled-learning")
     explanation = (
         "The loss is above that of a network without any training: steps overshoot, or the gradient "
-        " points the wrong way (a sign, a loss that should be maximised)."
+        "points the wrong way (a sign, a loss that should be maximised)."
     )
     remedies = (LOWER_RATE, CLIP, Remedy("check the sign of the loss, and that each update belongs to this loss"))
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"a loss that leaves its start upwards": _diverging}
