@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
-from homeostat.commands.quick_run import quick_arguments, ready
-from homeostat.core.errors import HomeostatError
+from typer.main import get_command
+
+from homeostat.commands.app import app
+from homeostat.commands.run import Ready
+
+__all__ = ["app", "main"]
+
+# the help lists the commands in this order
+for _subject in ("run", "records", "library", "compare", "check", "clinic", "new", "machine"):
+    import_module(f"homeostat.commands.{_subject}")
 
 
 def main() -> None:
@@ -19,19 +26,8 @@ def main() -> None:
 
 
 def _parse() -> Callable[[], None]:
-    if sys.argv[1:2] == ["run"] and (given := quick_arguments(sys.argv[2:])) is not None:
-        try:
-            return ready(*given)
-        except HomeostatError:
-            pass  # the full parser meets the same error and prints it
-    from homeostat.commands.parser import parse
-
-    return parse()
-
-
-def __getattr__(name: str) -> Any:
-    if name == "app":
-        from homeostat.commands.parser import app
-
-        return app
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        get_command(app)(prog_name="homeostat")
+    except Ready as ready:
+        return ready.start
+    return lambda: None

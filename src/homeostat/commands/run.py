@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperCommand
 
 from homeostat.commands.app import command
-from homeostat.commands.quick_run import ready
 
 
 class Ready(Exception):
@@ -94,18 +93,19 @@ def run(
     The first argument that is not an option ends Homeostat's options; the rest belongs to the script.
     HOMEOSTAT_DISABLE=1 runs the script without Homeostat.
     """
-    options = {
-        "vitals": vitals,
-        "treat": treat or (),
-        "control": control or (),
-        "budget": budget,
-        "every": every,
-        "seed": seed,
-        "dry_run": dry_run,
-        "record": record,
-        "quiet": quiet,
-        "metrics": metrics,
-        "json_file": json_file,
-        "fail_on": fail_on.value if fail_on else None,
-    }
-    raise Ready(ready(program, options))
+    from homeostat.shell.launch.runner import Launch
+    from homeostat.shell.run.settings import Settings
+
+    settings = Settings.parse(
+        vitals=vitals,
+        treat=treat or (),
+        control=control or (),
+        budget=budget,
+        every=every,
+        seed=seed,
+        dry_run=dry_run,
+        record=record,
+        quiet=quiet,
+        metrics=metrics,
+    )
+    raise Ready(Launch(program, settings, json_file=json_file, fail_on=fail_on.value if fail_on else None).run)
