@@ -322,7 +322,7 @@ def raises() -> Net:
 
 
 def noisy() -> Net:
-    """Draws noise, and keeps its own count: the same seed gives another course."""
+    """Draws noise, and keeps its own count: the same seed gives other passes."""
 
     def run(m: Any, x: Tensor) -> Tensor:
         m.count += 1

@@ -1,4 +1,4 @@
-"""Reinforcement learning on tiny environments of tensors: DQN, actor and critic, SAC-like, group-relative policies."""
+"""Reinforcement learning on small environments of tensors: DQN, actor-critic, SAC, group-relative policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CORRIDOR = """def walk(place, action):
 
 
 def dqn(draw: Random, wish: Wish) -> Draft:
-    """DQN on a corridor with a replay memory; half of the programs evaluate several walks at once."""
+    """DQN on a corridor with a replay memory. Half of the programs evaluate several walks at once."""
     draft = begin("dqn", draw, wish, (500, 700))
     length, copies = draw.choice((6, 8)), draw.choice((4, 8))
     draft.facts |= {"optimizer": "Adam", "norm": ""}
@@ -73,7 +73,7 @@ _BANDIT = """def reward(state, action):
 
 
 def actor_critic(draw: Random, wish: Wish) -> Draft:
-    """PPO with a clipped ratio on one-step episodes; rewards carry noise in some programs."""
+    """PPO with a clipped ratio on one-step episodes. Some programs have noisy rewards."""
     draft = begin("actor-critic", draw, wish, (240, 320))
     actions = draw.choice((3, 4))
     shared = wish.get("shared", draw.random() < 0.5)

@@ -1,4 +1,4 @@
-"""The clinic: programs in, results stored, figures out."""
+"""Runs programs, stores their results and computes figures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from homeostat.core.errors import UnknownName
 
 
 def chosen(number: int, condition: str = "", family: str = "") -> list[TrainingProgram]:
-    """The first so many programs, of one condition or family only.
+    """The first programs of the list, of one condition or family only if given.
 
     Args:
-        condition: a condition that names the fault, or "healthy".
+        condition: condition that names the fault, or "healthy".
         family: an architecture, or architecture/style.
 
     Raises:
@@ -38,7 +38,7 @@ def chosen(number: int, condition: str = "", family: str = "") -> list[TrainingP
 
 
 def run(wanted: Sequence[TrainingProgram], store: Store, done: Callable[[TrainingProgram], object]) -> list[Examined]:
-    """Run what is not stored yet, and return all."""
+    """Run the programs that have no stored result, and return all results."""
     from homeostat.clinic.runner import run_program, warm
 
     stored = {result.digest: result for result in store if result.status != TOO_LONG}
@@ -57,7 +57,7 @@ def run(wanted: Sequence[TrainingProgram], store: Store, done: Callable[[Trainin
 
 
 def judged(wanted: Sequence[TrainingProgram], store: Store, condition: str = "") -> Iterator[Examined]:
-    """What is stored of these programs, judged by the present rules; only by one of them if it is named."""
+    """The stored results of these programs, judged by the current rules, or by one of them if it is named."""
     by_digest = {program.digest: program for program in wanted}
     rules = [components("condition")[condition]()] if condition in components("condition") else None
     for result in store:
@@ -66,7 +66,7 @@ def judged(wanted: Sequence[TrainingProgram], store: Store, condition: str = "")
 
 
 def report(cases: Sequence[Examined], resplits: int = 0) -> dict[str, Any]:
-    """Figures of all, of both sides of the frozen split, of further splits, and what went wrong."""
+    """Figures of all programs, of both sides of the frozen split and of further splits, and a list of mistakes."""
     sides = frozen()
     return {
         "all": figures(cases),

@@ -1,4 +1,5 @@
-"""Does treatment help: sick programs under the closed loop, beside doing nothing, a random treatment and a restart."""
+"""Tests whether treatment helps: sick programs under the closed loop, compared with no treatment, a random treatment
+and a restart."""
 
 from __future__ import annotations
 
@@ -23,26 +24,26 @@ STEPS = 2400
 """Optimizer steps of these programs: a treatment is judged after some hundred steps, and recovery takes time too."""
 LIMIT_SECONDS = 240
 MARGIN = 0.05
-"""A run is cured if its last loss reaches the healthy twin's up to this share of what the twin gained."""
+"""A run is cured if its last loss is at most this share of the gain of the healthy program above its last loss."""
 
 
 @dataclass(frozen=True)
 class Treated:
-    """A program with the results of its arms."""
+    """The results of one program by arm."""
 
     program: TrainingProgram
     arms: Mapping[str, Result] = field(default_factory=dict[str, Result])
 
     @property
     def clear(self) -> bool:
-        """The program was what it was made to be, and the run that others are compared with learned."""
+        """Whether the fault took effect (or did not exist), and the reference run learned."""
         nothing = self.arms[NOTHING].truth
         if not nothing or not self.program.change.shows(nothing):
             return False
         return not self.program.change.sick or (bool(self.arms[TWIN].truth) and learned(self.arms[TWIN].truth))
 
     def reaches(self, arm: str, other: str) -> bool:
-        """The last loss of an arm is that of another arm, up to `MARGIN` of what that one gained."""
+        """Whether the last loss of an arm equals that of another arm, up to `MARGIN` of the gain of the other."""
         mine, goal = self.arms[arm].truth, self.arms[other].truth
         last = mine.get("last")
         if last is None or not math.isfinite(last):
@@ -65,7 +66,7 @@ _WITH_LOSS = ("mlp", "regressor", "cnn", "resnet", "encoder", "vit", "gru", "lst
 def run(
     wanted: Sequence[TrainingProgram], store: Store, done: Callable[[TrainingProgram], object] = lambda _: None
 ) -> list[Treated]:
-    """Run the arms that are not stored yet, and return all."""
+    """Run the arms that have no stored result, and return all results."""
     from homeostat.clinic.runner import run_text, warm
 
     stored = {result.digest: result for result in store if result.status != TOO_LONG}
@@ -106,10 +107,10 @@ def _treatments(names: Iterable[str]) -> list[str]:
 
 
 def cure_rates(cases: Sequence[Treated]) -> dict[str, Any]:
-    """Counts by arm, of all sick programs and by condition, and how often the closed loop harms healthy ones."""
+    """Counts by arm, for all sick programs and by condition, and how often the closed loop harms healthy programs."""
     sick = [c for c in cases if c.program.change.sick and c.clear]
     well = [c for c in cases if not c.program.change.sick and c.clear]
-    # only where the fault costs something can a treatment help
+    # a treatment can help only if the fault raises the loss
     hurt = [c for c in sick if not c.reaches(NOTHING, TWIN)]
     arms = (NOTHING, CLOSED_LOOP, RANDOM, RESTART)
     names = sorted({c.program.change.names[0] for c in hurt})
@@ -126,13 +127,13 @@ def cure_rates(cases: Sequence[Treated]) -> dict[str, Any]:
         },
         "healthy": len(well),
         "harmed": rate(sum(not c.reaches(CLOSED_LOOP, NOTHING) for c in well), len(well)),
-        # a program that was left alone prints the same numbers
+        # an untreated program prints the same numbers
         "treated healthy": rate(sum(c.arms[CLOSED_LOOP].truth != c.arms[NOTHING].truth for c in well), len(well)),
     }
 
 
 def as_table(found: Mapping[str, Any]) -> str:
-    """The counts as Markdown."""
+    """The counts as a Markdown table."""
     rows = [
         f"| condition | programs | {' | '.join((NOTHING, CLOSED_LOOP, RANDOM, RESTART))} |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The pieces of a training program, before a style makes one text of them."""
+"""The parts of a training program, before a style joins them to one text."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ PRELUDE = "import torch\nfrom torch import nn\nfrom torch.nn import functional a
 
 @dataclass
 class Draft:
-    """Pieces of source text: an architecture writes them, a fault or variant changes them, a style joins them.
+    """Parts of source text: an architecture writes them, a fault or variant changes them, a style joins them.
 
-    The pieces of a step run in the order of the fields from `batch` to `log`. Names assigned in `data` to `truth` are
-    those of the whole program.
+    The parts of a step run in the order of the fields from `batch` to `log`. Names assigned in `data` to `truth` are
+    visible in the whole program.
 
     Args:
-        draw: of the choices of this program.
+        draw: random generator for the choices of this program.
         arch: name of the architecture.
         constants: hyperparameters, NAME -> value.
         imports: further import lines.
         defs: classes and functions of the program.
         data: makes the data (X, Y where there are such).
         build: makes the model.
-        adjust: what is done to the model before the optimizer is made.
-        optimizer, scheduler: make these.
-        truth: makes what the program notes of itself.
-        batch: makes a batch; with `loader`, the statement that makes one, and the loop runs over it.
-        forward, loss, clear, backward, clip, update, after, measure, log: one step.
-        end: after the loop. The names `first` and `last` (mean of the first and last losses) are defined there.
-        printed: text of a dictionary that the last line prints, besides the losses.
+        adjust: changes the model before the optimizer is made.
+        optimizer, scheduler: make the optimizer and the scheduler.
+        truth: computes what the program reports about itself.
+        batch: makes a batch. With `loader`, the statement that makes one, and the loop iterates over it.
+        forward, loss, clear, backward, clip, update, after, measure, log: parts of one step.
+        end: follows the loop. The names `first` and `last` (mean of the first and last losses) are defined there.
+        printed: entries, in addition to the losses, of the dictionary that the last line prints.
         hidden: expression for the list of hidden activations [n, ...] of the model on inputs `probe`, "" if unknown.
-        probe: expression for these inputs.
+        probe: expression for the inputs of `hidden`.
         classes: number of classes, 0 without a cross entropy.
         steps: optimizer steps.
-        facts: anything that a fault wants to know of the architecture.
+        facts: properties of the architecture that faults use.
     """
 
     draw: Random
@@ -85,7 +85,7 @@ class Draft:
 
     @property
     def ending(self) -> str:
-        """The statements after the loop; the last one prints what the program knows of itself."""
+        """The statements after the loop. The last one prints the report of the program about itself."""
         printed = ", ".join([*self.printed, "'first': first", "'last': last", "'steps': len(losses)"])
         return lines(
             "n = max(len(losses) // 20, 1)",
@@ -96,5 +96,5 @@ class Draft:
 
 
 def lines(*parts: str) -> str:
-    """The parts that are not empty, one below the other."""
+    """The non-empty parts, joined by newlines."""
     return "\n".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""What is done to a draft: a fault that makes it sick, or a variant that is unusual and well."""
+"""Changes of a draft: faults, and healthy variants that are unusual."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from homeostat.clinic.draft import Draft, lines
 from homeostat.diagnosis.condition import SYMPTOMS
 
 Truth = Mapping[str, Any]
-"""What a program printed of itself at its end."""
+"""The dictionary that a program prints at its end."""
 
 CLASSIFIERS = ("mlp", "cnn", "resnet", "encoder", "vit", "gru", "lstm")
 PLAIN = ("mlp", "regressor", "cnn", "autoencoder")
-"""Architectures whose hidden activations the program itself can look at."""
+"""Architectures whose hidden activations the program can compute."""
 MODELS = (*CLASSIFIERS, "regressor", "causal-lm", "autoencoder", "vae", "contrastive")
 """Architectures with one model, one optimizer and a loss that should fall."""
 
@@ -25,14 +25,14 @@ class Change:
     """A fault or a healthy variant.
 
     Args:
-        name: of the change.
-        archs: architectures it is made in.
+        name: name of the change.
+        archs: architectures to which it applies.
         apply: changes the draft.
-        names: conditions that name it, the best first; empty for a healthy variant.
+        names: conditions that name the fault, best first; empty for a healthy variant.
         also: conditions that follow from it, which are no mistake of the diagnosis.
-        shows: from what the program printed, whether the change did what it is named after. A program where it did
-            not is counted apart.
-        wish: what it asks of the architecture.
+        shows: whether the change took effect, from what the program printed. Programs without effect are counted
+            separately.
+        wish: requirements on the architecture.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Change:
 
 
 def progress(truth: Truth) -> float:
-    """The last losses over the first ones, NaN when they are not finite."""
+    """The last losses relative to the first ones, NaN if they are not finite."""
     first, last = truth.get("first"), truth.get("last")
     if first is None or last is None or not math.isfinite(first) or not math.isfinite(last) or first == 0:
         return math.nan
@@ -57,17 +57,17 @@ def progress(truth: Truth) -> float:
 
 
 def stands(truth: Truth) -> bool:
-    """The loss made little progress, or is no number."""
+    """Whether the loss made little progress or is not finite."""
     return not progress(truth) < 0.9
 
 
 def no_better(truth: Truth) -> bool:
-    """The last losses are no better than the very first one, or no numbers."""
+    """Whether the last losses are no better than the very first one, or not finite."""
     return not truth["last"] < 0.9 * truth["begin"]
 
 
 def learned(truth: Truth) -> bool:
-    """The program reached what it should: its loss fell, or it reports a return, a radius or a spread that is good."""
+    """Whether the program learned: its loss fell, or it reports a good return, radius or spread."""
     if "return" in truth:
         return truth["return"] > max(0.5, truth.get("began", 0.0) + 0.1)
     if "goes_right" in truth:
@@ -80,19 +80,17 @@ def learned(truth: Truth) -> bool:
 
 
 def has_onset(truth: Truth) -> bool:
-    """The program itself saw the fault."""
+    """Whether the program itself detected the fault."""
     return truth.get("onset") is not None
 
 
 def note_onset(draft: Draft, value: str, sick: str, every: int = 20, also: str = "") -> None:
-    """Let the program note the first step at which it sees the fault.
-
-    It prints the step and what it saw last.
+    """Let the program print the first step at which it detects the fault, and the last value.
 
     Args:
-        value: expression of what is looked at.
-        sick: condition on `seen`.
-        also: statements before it, without gradient.
+        value: expression of the measured value.
+        sick: condition on `seen`, the measured value.
+        also: statements before it, without gradients.
     """
     draft.truth = lines(draft.truth, "onset = seen = None")
     inside = lines(also, f"seen = {value}", f"if onset is None and {sick}:", "    onset = step")
@@ -102,7 +100,7 @@ def note_onset(draft: Draft, value: str, sick: str, every: int = 20, also: str =
 
 
 def from_start(draft: Draft) -> None:
-    """The fault is there from the first step on."""
+    """The fault is present from the first step on."""
     draft.printed.append("'onset': 0")
 
 
@@ -112,10 +110,10 @@ def with_first_loss(draft: Draft) -> None:
 
 
 def after(draft: Draft, code: str) -> None:
-    """Further statements after the update."""
+    """Add statements after the update."""
     draft.after = lines(draft.after, code)
 
 
 def adjust(draft: Draft, code: str) -> None:
-    """Further statements on the new model."""
+    """Add statements on the new model."""
     draft.adjust = lines(draft.adjust, code)

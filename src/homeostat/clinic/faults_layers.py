@@ -11,7 +11,7 @@ _WEIGHTS = "weights = torch.softmax(scores, dim=-1)"
 
 
 def _look_at_attention(draft: Draft) -> None:
-    """Every block notes the mean entropy of its attention and its largest logit."""
+    """Every block stores the mean entropy of its attention and its largest logit."""
     note = (
         "self.entropy = float(-(weights * (weights + 1e-12).log()).sum(-1).mean().detach())\n"
         "        self.logit = float(scores.detach().clamp(min=-1e9).abs()[weights > 0].max())"
@@ -20,7 +20,7 @@ def _look_at_attention(draft: Draft) -> None:
 
 
 def _unscaled_attention(draft: Draft) -> None:
-    """Queries and keys start far too large, so every query looks at one key."""
+    """Queries and keys start far too large, so every query attends to one key."""
     factor = draft.draw.choice((12.0, 20.0))
     adjust(draft, f"with torch.no_grad():\n    for block in model.blocks:\n        width = block.out.in_features\n"
                   f"        block.qkv.weight[: 2 * width].mul_({factor})")  # fmt: skip
@@ -38,7 +38,7 @@ def _growing_queries(draft: Draft) -> None:
 
 
 def _compare_modes(draft: Draft) -> None:
-    """At the end: the loss of the same inputs in training and in evaluation mode."""
+    """At the end, compute the loss of the same inputs in training and in evaluation mode."""
     images = "X[:256], Y[:256]"
     draft.end = lines(
         draft.end,
@@ -53,7 +53,7 @@ _NORMS = "for module in model.modules():\n    if isinstance(module, (nn.BatchNor
 
 
 def _frozen_averages(draft: Draft) -> None:
-    """The momentum of the batch norm leaves the running averages where they began."""
+    """The momentum of the batch norm keeps the running averages at their initial values."""
     adjust(draft, f"{_NORMS}        module.momentum = {draft.draw.choice((0.0, 1e-4))}")
     draft.data = lines(draft.data, "X = 3 * X + 2")
     _compare_modes(draft)

@@ -1,4 +1,4 @@
-"""Further mistakes of scripts: other ways to fall ill with the same conditions."""
+"""Further mistakes of scripts: other causes of the same conditions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sigmoid_twice(draft: Draft) -> None:
 
 
 def _clipped_away(draft: Draft) -> None:
-    """Gradients are clipped by value to next to nothing."""
+    """Gradients are clipped by value to almost zero."""
     draft.clip = "nn.utils.clip_grad_value_(model.parameters(), 1e-7)"
     from_start(draft)
 
@@ -70,7 +70,7 @@ def _heavy_momentum(draft: Draft) -> None:
 
 
 def _frozen_by_mistake(draft: Draft) -> None:
-    """All but the head runs without gradient, though it is in the optimizer."""
+    """All layers but the head run without gradients, although they are in the optimizer."""
     head = draft.facts["head"].removeprefix("model.")
     draft.defs = draft.defs.replace(f"return self.{head}(", f"return self.{head}(off(")
     call = draft.defs.index(f"return self.{head}(off(")
@@ -96,7 +96,7 @@ def _scale_falls(draft: Draft) -> None:
 
 
 def _frozen_middle(draft: Draft) -> None:
-    """A layer in the middle needs no gradient."""
+    """A layer in the middle has `requires_grad=False`."""
     adjust(
         draft,
         "layers = [name.rpartition('.')[0] for name, p in model.named_parameters() if p.dim() > 1]\n"
@@ -107,7 +107,7 @@ def _frozen_middle(draft: Draft) -> None:
 
 
 def _bad_batches(draft: Draft) -> None:
-    """Every now and then a batch is of another scale."""
+    """Some batches have another scale."""
     every = draft.draw.choice((40, 60))
     draft.forward = lines(f"x = x * (30.0 if step % {every} == {every - 1} else 1.0)", draft.forward)
     draft.end = lines(

@@ -1,4 +1,4 @@
-"""Mistakes of the script: what enters the loss, which parameters are trained, the order of the data, the schedule."""
+"""Mistakes of the script: inputs of the loss, trained parameters, order of the data, schedule."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _accumulating(draft: Draft) -> None:
 
 
 def evaluation(draft: Draft, back: bool) -> None:
-    """An evaluation every now and then, with or without the way back to training mode."""
+    """Occasional evaluations, with or without a return to training mode."""
     every = draft.draw.choice((40, 80, 120))
     out = draft.forward.replace("(x", "(X[:64]").replace("squeeze(1)", "squeeze(1)")
     back_line = "\n    model.train()" if back else ""
@@ -134,7 +134,7 @@ def _all_or_nothing(draft: Draft) -> None:
 
 
 def _raw(draft: Draft) -> None:
-    """Inputs as they come: pixels up to 255 or columns in their own units."""
+    """Raw inputs: pixels up to 255, or columns in their own units."""
     if draft.facts.get("data") == "digits":
         draft.data = draft.data.replace("X = X / 16", "X = X * 16 + 20").replace("float32) / 16", "float32) * 16")
     else:
@@ -184,7 +184,7 @@ def _collapse(draft: Draft) -> None:
 
 
 def resumed(draft: Draft, whole: bool) -> None:
-    """Continue from a checkpoint that an earlier run of the same script has written."""
+    """Continue from a checkpoint that an earlier run of the same script wrote."""
     what = "{'model': model.state_dict(), 'optimizer': optimizer.state_dict()}"
     draft.facts["before"] = f"torch.save({what}, 'checkpoint.pt')"
     adjust(draft, "checkpoint = torch.load('checkpoint.pt')\nmodel.load_state_dict(checkpoint['model'])")
@@ -236,7 +236,7 @@ def _discount_above_one(draft: Draft) -> None:
 
 
 def _stale_batch(draft: Draft) -> None:
-    """One batch is used for fifty steps, without a limit on how far the policy moves from the one that made it."""
+    """One batch is used for fifty steps, without a limit on the distance from the policy that collected it."""
     draft.batch = draft.batch.replace("step % 4 == 0", "step % 50 == 0")
     draft.constants["LR"] = 0.01
     draft.clip = ""
@@ -247,7 +247,7 @@ def _stale_batch(draft: Draft) -> None:
 
 
 def _random_tasks(draft: Draft) -> None:
-    """New random labels every few steps, at a rate that wears the network out."""
+    """New random labels every few steps, at a learning rate at which the network loses plasticity."""
     draft.loader = False
     per = 60
     draft.steps = 12 * per

@@ -49,7 +49,7 @@ def _dead_biases(draft: Draft) -> None:
 
 
 def _spike(draft: Draft) -> None:
-    """A few steps at a rate a thousand times too high."""
+    """A few steps at a learning rate a thousand times too high."""
     at = draft.draw.choice((40, 80))
     factor = 300 if draft.facts["optimizer"] in ("SGD", "momentum") else 1000
     draft.scheduler = ""
@@ -96,7 +96,7 @@ def _constant_init(draft: Draft) -> None:
 
 
 def _copied_rows(draft: Draft) -> None:
-    """All units of a layer start the same, so they stay the same."""
+    """All units of a layer have the same initial weights, so they stay the same."""
     head = draft.facts["head"]
     adjust(
         draft,
@@ -157,7 +157,7 @@ def _see_nonfinite(draft: Draft) -> None:
 
 
 def _log_of_zero(draft: Draft) -> None:
-    """A cross entropy by hand: the logarithm of a probability that underflows."""
+    """A manual cross entropy: the logarithm of a probability that underflows."""
     target = "y.flatten()" if draft.facts.get("tokens") else "y"
     out = "out.flatten(0, 1)" if draft.facts.get("tokens") else "out"
     draft.loss = (

@@ -1,4 +1,4 @@
-"""Rates from results: recall, precision, false alarms with upper bounds, lead times, and what is taken for what."""
+"""Rates from results: recall, precision, false alarms with upper bounds, lead times, and confusions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CONFIDENCE = 0.95
 class Examined:
     """A program with its result.
 
-    A program counts as sick or well only if what it printed of itself shows it (`Change.shows`); the others, and those
-    that failed or printed nothing, are "unclear".
+    A program counts as sick or healthy only if what it printed confirms it (`Change.shows`). Others, and those that
+    failed or printed nothing, are "unclear".
     """
 
     program: TrainingProgram
@@ -30,12 +30,12 @@ class Examined:
 
     @cached_property
     def clear(self) -> bool:
-        """What the program printed agrees with what it was made to be."""
+        """Whether the program printed what it was made for."""
         return bool(self.result.truth) and self.program.change.shows(self.result.truth)
 
     @property
     def label(self) -> str:
-        """The condition that should be named, "" for a healthy program: the first that exists."""
+        """The condition that should be named: the first that exists; "" for a healthy program."""
         known = components("condition")
         names = self.program.change.names
         return next((n for n in names if n in known), names[0] if names else "")
@@ -47,32 +47,33 @@ class Examined:
 
     @property
     def wrong(self) -> list[str]:
-        """Conditions raised that neither name the fault nor follow from it."""
+        """Conditions that were raised but neither name the fault nor follow from it."""
         change = self.program.change
         allowed = {*change.names, *change.also} if change.sick else set[str]()
         return [name for name in self.alarms if name not in allowed]
 
     @property
     def named(self) -> bool:
-        """A name of the fault was raised."""
+        """Whether a condition that names the fault was raised."""
         return any(name in self.alarms for name in self.program.change.names)
 
     @property
     def named_first(self) -> bool:
-        """The finding that is shown first names the fault; where none stands at the end, the one raised first."""
+        """Whether the finding that is shown first names the fault. If there is none at the end, the one raised first
+        counts."""
         order = list(self.result.first) or sorted(self.alarms, key=lambda name: self.alarms[name])
         return bool(order) and order[0] in self.program.change.names
 
     @property
     def lead(self) -> int | None:
-        """Steps from the fault's onset to its name, None if unknown."""
+        """Steps from the onset of the fault to its finding, None if unknown."""
         onset = self.result.truth.get("onset")
         steps = [self.alarms[n] for n in self.program.change.names if n in self.alarms]
         return None if onset is None or not steps else min(steps) - onset
 
 
 def figures(cases: Sequence[Examined]) -> dict[str, Any]:
-    """Everything that is counted, as JSON."""
+    """All counts, as JSON."""
     sick = [c for c in cases if c.clear and c.label]
     well = [c for c in cases if c.clear and not c.label]
     conditions = {name: _of_condition(name, sick, well) for name in sorted({c.label for c in sick})}
@@ -166,7 +167,7 @@ def poisson_bound(count: int) -> float:
 
 
 def weak(cases: Iterable[Examined]) -> dict[str, list[str]]:
-    """What went wrong, by kind, with the numbers and names of the programs."""
+    """Mistakes by kind, with the numbers and names of the programs."""
     found: dict[str, list[str]] = {}
     for case in cases:
         place = f"{case.program.number} {case.program.name}"

@@ -1,4 +1,4 @@
-"""Architectures without labels: autoencoders, an adversarial pair, contrastive and siamese networks."""
+"""Architectures without labels: autoencoders, a GAN, contrastive and siamese networks."""
 
 from __future__ import annotations
 

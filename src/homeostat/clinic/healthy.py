@@ -1,4 +1,4 @@
-"""Programs that are well and look odd: what would fool a naive rule."""
+"""Unusual healthy programs, on which a naive rule would raise a finding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALL = (*MODELS, "gan", "siamese", "dqn", "actor-critic", "sac", "grpo")
 
 
 def _nothing(draft: Draft) -> None:
-    """As it is."""
+    """No change."""
 
 
 def _frozen_trunk(draft: Draft) -> None:
@@ -60,7 +60,7 @@ def _pruned(draft: Draft) -> None:
 
 
 def _distilled(draft: Draft) -> None:
-    """A frozen network of the same kind is taught by hand first; the student follows its outputs."""
+    """Distillation: a network of the same kind is trained first and frozen; the student fits its outputs."""
     build = draft.build
     draft.imports.append("import copy")
     draft.build = lines(
@@ -74,7 +74,7 @@ def _distilled(draft: Draft) -> None:
 
 
 def _curriculum(draft: Draft) -> None:
-    """Easy (weakly disturbed) inputs first, harder ones later."""
+    """Curriculum: inputs with little noise first, noisier ones later."""
     noise = "0.3 * min(step / 200, 1.0)"
     draft.forward = lines(f"x = x + {noise} * torch.randn_like(x)", draft.forward)
 
@@ -88,14 +88,14 @@ def _fine_tuned(draft: Draft) -> None:
 
 
 def _summed(draft: Draft) -> None:
-    """The loss is the sum over the batch; the rate is as much smaller."""
+    """The loss is the sum over the batch, and the learning rate is lower by the same factor."""
     draft.loss = lines(draft.loss, "loss = loss * BATCH")
     if draft.facts["optimizer"] in ("SGD", "momentum"):
         draft.constants["LR"] = draft.constants["LR"] / draft.constants["BATCH"]
 
 
 def _harmless_scale(draft: Draft) -> None:
-    """Pixels as they come, behind a batch norm of the inputs."""
+    """Raw pixels, with a batch norm of the inputs."""
     draft.data = lines(draft.data, "X = X * 16")
     shape = "1" if draft.arch in ("cnn", "resnet", "vit") else "X.shape[1]"
     kind = "2" if draft.arch in ("cnn", "resnet", "vit") else "1"
@@ -104,7 +104,7 @@ def _harmless_scale(draft: Draft) -> None:
 
 
 def _micro_batches(draft: Draft) -> None:
-    """Gradients of four micro-batches are added up on purpose."""
+    """Gradients of four micro-batches are accumulated on purpose."""
     draft.clear = ""
     draft.backward = "(loss / 4).backward()"
     draft.clip = ""
@@ -148,7 +148,7 @@ def _evaluated(draft: Draft) -> None:
 
 
 def _half_precision(draft: Draft) -> None:
-    """bfloat16 where autocast wants it."""
+    """bfloat16 autocast."""
     draft.forward = (
         "with torch.autocast('cpu', dtype=torch.bfloat16):\n"
         + "\n".join(f"    {line}" for line in draft.forward.splitlines())
@@ -168,7 +168,7 @@ def _zero_head(draft: Draft) -> None:
 
 
 def _long(draft: Draft) -> None:
-    """Trained on until nothing is left to learn."""
+    """Training continues until the loss is close to its minimum."""
     if draft.loader:
         draft.facts["epochs"] *= 3
     draft.steps *= 3
@@ -192,14 +192,14 @@ def _spare_branch(draft: Draft) -> None:
 
 
 def _full_batch(draft: Draft) -> None:
-    """Every step sees all of a small set, sorted."""
+    """Full-batch training on a small, sorted set."""
     draft.loader = False
     draft.data = lines(draft.data, "order = Y[:300].argsort()\nX, Y = X[:300][order], Y[:300][order]")
     draft.batch = "x, y = X, Y"
 
 
 def _two_optimizers(draft: Draft) -> None:
-    """The head has an optimizer and a rate of its own."""
+    """The head has a separate optimizer and learning rate."""
     head = draft.facts["head"]
     draft.optimizer = lines(
         f"own = {{id(p) for p in {head}.parameters()}}",
@@ -215,7 +215,7 @@ def _warm_restarts(draft: Draft) -> None:
 
 
 def _observer(draft: Draft) -> None:
-    """A second head reads the first one's outputs and leaves no gradient in the rest."""
+    """A second head uses the outputs of the first one and sends no gradient to the rest."""
     head = draft.facts["head"]
     adjust(draft, f"model.judge = nn.Linear({head}.out_features, 1)")
     draft.loss = lines(

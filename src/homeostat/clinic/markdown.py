@@ -1,4 +1,4 @@
-"""The report as a page."""
+"""The report as a Markdown page."""
 
 from __future__ import annotations
 
@@ -13,41 +13,39 @@ from homeostat.clinic.styles import STYLES
 
 _INTRO = """# The clinic
 
-How often the diagnosis is right on whole training programs. Every program is a script of its own: an architecture, an
-optimizer, data, batches, a schedule, a way to log and a style of writing, with one fault or none. It is run as
-`homeostat run` runs it, except that the budget counts time of the processor instead of the clock, so that a busy
-machine does not change what is found. Whether a fault took effect, and since which step, is printed by the script
-itself from its own tensors; a program in which it did not, or which did not learn although it is healthy, is "unclear"
-and not counted.
+This page shows how often the diagnosis is right on whole training programs. Each program is a separate script with an
+architecture, an optimizer, data, batches, a schedule, a way to log, a layout, and one fault or none. It runs under
+`homeostat run`. The budget counts processor time instead of wall time, so a busy machine does not change the findings.
+The script itself prints whether its fault took effect, and from which step on, computed from its own tensors. A program
+whose fault had no effect, or a healthy program that did not learn, is "unclear" and not counted.
 
-Families (architecture and style of script) are split in two halves. Rules and thresholds may be changed with the
-development half in view; the held-out half only gives figures. The programs are small and made by one generator: other
-faults, other sizes and other hands are not covered.
+Families (architecture and layout of the script) are split in two halves. Rules and thresholds may be tuned on the
+development half. The held-out half is used for figures only. All programs are small and come from one generator, so
+other faults, larger networks and scripts by other authors are not covered.
 
 - **recall**: share of the programs of a condition in which it was raised above `info`, at any step.
-- **named**: the same, or another condition that names the same fault.
-- **first**: the finding that is shown first names the fault.
-- **precision**: of the programs in which the condition was raised, the share in which it is the fault; what follows
-  from a fault (a stalled loss, dead units, ...) counts as neither right nor wrong there, but always as wrong on a
-  healthy program.
-- **lead**: steps from the onset to the finding, median.
+- **named**: the same, but another condition that names the same fault counts too.
+- **first**: share of the programs in which the finding that is shown first names the fault.
+- **precision**: share of the programs with this finding in which it names the fault. Consequences of a fault (a stalled
+  loss, dead units, ...) are not counted on sick programs. On a healthy program every finding is wrong.
+- **lead**: median of the steps from the onset of the fault to the finding.
 """
 
 _CURES = """\
-Share of sick programs that were cured: the last loss is that of the same program without the fault, up to 5% of what
-that program gained. Programs in which the fault does no such harm are left out, and conditions that no treatment here
-is meant for. "Closed loop" is `--treat auto`; "random treatment" is one of all treatments of the table of remedies;
-"restart" is the program with other initial weights.
+Share of sick programs that were cured: the last loss equals that of the same program without the fault, up to 5% of
+what that program gained. Programs whose fault does not raise the last loss are left out, and so are conditions without
+a treatment. "Closed loop" is `--treat auto`. "Random treatment" is a random one of all treatments in the table of
+remedies. "Restart" is the program with other initial weights.
 """
 
 
 def as_markdown(report: Mapping[str, Any], command: str) -> str:
-    """The page."""
+    """The Markdown page."""
     parts = [_INTRO, f"Written by `{command}`.\n", _overview(report)]
     for side in (HELD_OUT, DEVELOPMENT):
         parts.append(f"## Conditions, {side} families\n\n{_conditions(report[side]['conditions'])}")
     parts.append(
-        f"## Taken for\n\nThe finding that was shown first, in all programs of a condition.\n\n{_taken(report)}"
+        f"## Taken for\n\nThe finding that was shown first, over all programs of a condition.\n\n{_taken(report)}"
     )
     parts.append(f"## False alarms on healthy programs\n\n{_alarms(report)}")
     parts.append(f"## The programs\n\n{_contents()}")
@@ -110,7 +108,7 @@ def _alarms(report: Mapping[str, Any]) -> str:
 
 
 def _resplits(halves: list[Mapping[str, Any]]) -> str:
-    """Of the halves that other splits hold out: the smallest and the largest figure."""
+    """The smallest and the largest figure over the held-out halves of other splits."""
     spreads = {
         "macro-F1": [h["macro_f1"] for h in halves],
         "recall": [h["recall"]["share"] for h in halves],
@@ -121,7 +119,7 @@ def _resplits(halves: list[Mapping[str, Any]]) -> str:
 
 
 def _contents() -> str:
-    """What the generator knows."""
+    """The faults, variants, architectures and styles of the generator."""
     rows = ["| fault | named by | architectures |", "|---|---|---|"]
     rows += [f"| {f.name} | {', '.join(f'`{n}`' for n in f.names)} | {', '.join(f.archs)} |" for f in FAULTS]
     variants = ", ".join(variant.name for variant in VARIANTS)

@@ -1,4 +1,4 @@
-"""Data, optimizers, schedules and logging: what every architecture chooses from."""
+"""Data, optimizers, schedules and logging, from which every architecture chooses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from homeostat.clinic.draft import Draft, lines
 ACTIVATIONS = {"relu": "F.relu", "gelu": "F.gelu", "silu": "F.silu", "tanh": "torch.tanh", "sigmoid": "torch.sigmoid"}
 
 RATES = {"SGD": 0.1, "momentum": 0.03, "Adam": 2e-3, "AdamW": 2e-3, "RMSprop": 1e-3}
-"""Optimizer -> a learning rate that suits small networks."""
+"""Optimizer -> learning rate for small networks."""
 OPTIMIZERS = tuple(RATES)
 
 
 def optimizer(draft: Draft, of: str = "model.parameters()", among: tuple[str, ...] = ()) -> str:
-    """A statement that makes an optimizer; the constant LR is its rate. The chosen one is noted in the facts."""
+    """A statement that makes an optimizer with the constant LR as its rate. Its name is stored in the facts."""
     kind = draft.facts.get("optimizer") or draft.draw.choice(among or OPTIMIZERS)
     draft.facts["optimizer"] = kind
     draft.constants.setdefault("LR", RATES[kind] * draft.facts.get("rate", 1.0) * draft.draw.choice((0.5, 1.0)))
@@ -22,7 +22,7 @@ def optimizer(draft: Draft, of: str = "model.parameters()", among: tuple[str, ..
 
 
 def schedule(draft: Draft) -> None:
-    """Sometimes a schedule, stepped once a step."""
+    """In some programs a schedule that is stepped at every step."""
     kind = draft.draw.choice(("none", "none", "cosine", "steps", "one-cycle", "linear"))
     where = "torch.optim.lr_scheduler"
     made = {
@@ -37,7 +37,7 @@ def schedule(draft: Draft) -> None:
 
 
 def logging(draft: Draft) -> None:
-    """How the script says how far it is."""
+    """How the script prints its progress."""
     every = draft.draw.choice((50, 100))
     draft.log = draft.draw.choice(
         (
@@ -90,7 +90,7 @@ def table(draft: Draft, among: tuple[str, ...] = ("digits", "cancer", "wine", "b
 
 
 def batches(draft: Draft, sizes: tuple[int, ...] = (32, 64, 128), rows: int | None = None) -> None:
-    """Batches drawn at random, or a loader over epochs."""
+    """Random batches, or a loader over epochs."""
     size = draft.draw.choice(sizes)
     draft.constants["BATCH"] = size
     rows = rows or {"digits": 1797, "cancer": 569, "wine": 178}.get(draft.facts.get("data", ""), 2000)
@@ -104,7 +104,7 @@ def batches(draft: Draft, sizes: tuple[int, ...] = (32, 64, 128), rows: int | No
 
 
 def as_loader(draft: Draft, rows: int, shuffle: bool = True) -> None:
-    """The loop runs over a DataLoader, as many epochs as the steps need."""
+    """The loop iterates over a DataLoader for as many epochs as the steps need."""
     draft.imports.append("from torch.utils.data import DataLoader, TensorDataset")
     size = draft.constants["BATCH"]
     per_epoch = max(rows // size, 1)

@@ -1,4 +1,4 @@
-"""All programs of the clinic, by number: the same number is the same text, whatever else is there."""
+"""All programs of the clinic, by number. A number always gives the same text."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class TrainingProgram:
     """One whole training program.
 
     Args:
-        number: its place in the list of all.
+        number: index in the list of all programs.
         change: the fault or the variant.
         arch: architecture.
         style: of the script.
-        turn: which program of this change and architecture it is.
+        turn: index among the programs of this change and architecture.
     """
 
     number: int
@@ -68,11 +68,11 @@ class TrainingProgram:
 
     @property
     def family(self) -> str:
-        """Architecture and style: what the split goes by."""
+        """Architecture and style, which are the units of the split."""
         return f"{self.arch}/{self.style}"
 
     def texts(self) -> tuple[str, str]:
-        """The script, and the script of an earlier run that it continues ("" if it starts afresh)."""
+        """The script, and the script of an earlier run that it continues; "" if there is none."""
         before = self._draft(fault=False) if "before" in (draft := self._draft()).facts else None
         if before is None:
             return STYLES[self.style](draft), ""
@@ -85,7 +85,7 @@ class TrainingProgram:
 
     @property
     def digest(self) -> str:
-        """Of the texts: a stored result belongs to these and to no others."""
+        """Digest of the texts, by which a stored result is found."""
         return hashlib.sha256("\0".join(self.texts()).encode()).hexdigest()[:16]
 
     def _draft(self, fault: bool = True) -> Draft:
@@ -109,7 +109,7 @@ def _of(changes: tuple[Change, ...]) -> Iterator[tuple[Change, str, str, int]]:
 
 @cache
 def programs(number: int) -> tuple[TrainingProgram, ...]:
-    """The first so many programs: the even ones are well, the odd ones sick."""
+    """The first programs: even numbers are healthy, odd numbers sick."""
     well, sick = _of(VARIANTS), _of(FAULTS)
     mixed = (next(sick if k % 2 else well) for k in count())
     return tuple(TrainingProgram(k, *chosen) for k, chosen in enumerate(islice(mixed, number)))

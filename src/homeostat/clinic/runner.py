@@ -27,12 +27,12 @@ from homeostat.diagnosis.replay import changes_of
 from homeostat.record import RunReader, open_record
 
 LIMIT_SECONDS = 30
-"""A program that takes longer, in time of the processor, is ended; by the clock it may take ten times as long."""
+"""Seconds of wall or processor time after which a program is ended."""
 _POLL = 0.005
 
 
 def warm() -> None:
-    """Import what every program needs, once."""
+    """Import once what every program needs."""
     import sklearn.datasets  # noqa: F401
     import torch
 
@@ -44,18 +44,18 @@ def warm() -> None:
     components("vital")
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports the compiler
-    gc.freeze()  # what is here now belongs to no program: neither they nor their collector need to look at it
+    gc.freeze()  # no program owns the present objects, so its garbage collector can skip them
 
 
 def run_program(program: TrainingProgram, limit: int = LIMIT_SECONDS) -> Result:
-    """Run one program in a child process and return what was found, whatever happens to it."""
+    """Run one program in a child process and return its result, whatever happens."""
     return run_text(program.digest, program.name, *program.texts(), limit=limit)
 
 
 def run_text(
     digest: str, name: str, text: str, before: str = "", treat: Sequence[str] = (), limit: int = LIMIT_SECONDS
 ) -> Result:
-    """Run a script, after the earlier one that it continues ("" for none), with the treatments of `--treat`."""
+    """Run a script with the treatments of `--treat`, after the earlier script that it continues ("" for none)."""
     folder = Path(tempfile.mkdtemp(prefix="homeostat-clinic-"))
     try:
         began = time.perf_counter()
@@ -89,7 +89,7 @@ def _in_child(work: Callable[[], None], folder: Path, limit: int) -> str:
 
 
 def _become(work: Callable[[], None], folder: Path, limit: int) -> None:
-    """Do the work with its output in a file, and end this process."""
+    """Do the work with its output in a file, and exit this process."""
     code = 1
     try:
         warnings.resetwarnings()  # as in a new interpreter
@@ -168,7 +168,7 @@ def _events(record: RunReader) -> list[tuple[int, str, str]]:
 
 
 def _packed(vitals: Mapping[str, Mapping[str, Sequence[tuple[int, float | None]]]]) -> dict[str, Any]:
-    """The vitals that conditions read, to six digits."""
+    """The vitals that conditions read, rounded to six digits."""
     read = {name for condition in components("condition").values() for name in condition.reads}
     packed: dict[str, Any] = {}
     for vital in read & set(vitals):

@@ -1,4 +1,4 @@
-"""Architectures that read sequences: encoders, a causal language model, a vision transformer, GRU and LSTM."""
+"""Sequence models: encoders, a causal language model, a vision transformer, GRU and LSTM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ ADAPTIVE = ("Adam", "AdamW", "RMSprop")
 
 
 def _series(draft: Draft) -> tuple[int, int]:
-    """Noisy waves [n, 16, 4] whose frequency, and a little of one level, is the class: (features, classes)."""
+    """Noisy waves [n, 16, 4]; their frequency, and to a small part their level, is the class. Returns (features,
+    classes)."""
     classes = draft.draw.choice((3, 5))
     draft.data = (
         f"Y = torch.randint(0, {classes}, (1500,))\n"
@@ -26,7 +27,7 @@ def _series(draft: Draft) -> tuple[int, int]:
 
 
 def _attention(draft: Draft, causal: bool = False, pre: bool = True) -> str:
-    """A block with its attention written out."""
+    """A transformer block with explicit attention."""
     draft.facts["softmax"] = "torch.softmax(scores, dim=-1)"
     mask = "\n        scores = scores.masked_fill(torch.ones(t, t).triu(1).bool(), float('-inf'))" if causal else ""
     act = parts.ACTIVATIONS[draft.facts["act"]]
@@ -62,7 +63,7 @@ def _attention(draft: Draft, causal: bool = False, pre: bool = True) -> str:
 
 
 def encoder(draw: Random, wish: Wish) -> Draft:
-    """A transformer encoder that classifies sequences: attention written out, or torch's own layers."""
+    """A transformer encoder that classifies sequences, with explicit attention or torch's own layers."""
     draft = begin("encoder", draw, wish, (200, 300))
     features, classes = _series(draft)
     parts.batches(draft, wish.get("sizes") or (32, 64), rows=1500)

@@ -1,4 +1,4 @@
-"""Families of programs on two sides: thresholds may be set on one, the other only gives figures."""
+"""Splits the families of programs in two sides: thresholds may be set on one, and the other only gives figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "split.json"
 
 
 def drawn(seed: int) -> dict[str, str]:
-    """Family -> side: of every architecture, half of the styles (two or three of five) on each."""
+    """Family -> side. Of every architecture, half of the styles (two or three of five) are on each side."""
     sides: dict[str, str] = {}
     draw = Random(f"split {seed}")
     for place, arch in enumerate(ARCHITECTURES):
@@ -32,6 +32,6 @@ def frozen() -> dict[str, str]:
 
 
 def as_text(sides: dict[str, str]) -> str:
-    """What the file holds."""
+    """Contents of the split file."""
     lists: dict[str, Sequence[str]] = {side: [f for f in sides if sides[f] == side] for side in (DEVELOPMENT, HELD_OUT)}
     return json.dumps(lists, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""What came out of each program: JSON lines in a folder, to be continued and to be judged anew."""
+"""Stores the result of each program as JSON lines in a folder, so that runs can be continued and judged again."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ TOO_LONG = "too long"
 
 @dataclass(frozen=True)
 class Result:
-    """One program after its run.
+    """The result of one program.
 
     Args:
-        digest: of the program's text.
-        name: of the program.
+        digest: digest of the program's text.
+        name: name of the program.
         status: "finished", "failed" (its exit code was not 0) or "too long".
-        seconds: wall time, the earlier run that it continues included.
-        truth: what the program printed of itself.
+        seconds: wall time, including the earlier run that it continues.
+        truth: what the program printed about itself.
         tail: end of its output, if it printed no truth.
         steps: optimizer steps.
         overhead: share of the wall time spent measuring.
         failed: parts of Homeostat that failed.
         live: condition -> [step at which it was first raised above "info" (None if never), worst severity].
-        first: conditions above "info" that stood at the end, in the order in which they are shown.
+        first: conditions above "info" at the end, in the order in which they are shown.
         series: vital -> {"points": {layer: [steps, values]}}.
-        facts_at: what changed in the facts at every update of the diagnosis.
+        facts_at: changes of the facts at every update of the diagnosis.
         boundaries: steps after which a task started.
     """
 
@@ -53,11 +53,11 @@ class Result:
     boundaries: tuple[int, ...] = ()
 
     def stored(self) -> StoredRun:
-        """For the replay."""
+        """The form that the replay reads."""
         return StoredRun(self.name, 0, boundaries=self.boundaries, series=self.series, facts_at=self.facts_at)
 
     def judged(self, conditions: Sequence[Condition] | None = None) -> Result:
-        """The same with the findings that the present rules give on what was stored."""
+        """The same with the findings of the current rules on the stored readings."""
         events: list[tuple[int, str, str]] = []
         last: list[Finding] = []
         for step, last in updates(self.stored(), conditions):
@@ -78,7 +78,7 @@ def raised(events: Iterable[tuple[int, str, str]]) -> dict[str, list[Any]]:
 
 
 class Store:
-    """Results by digest, in a file that is appended to."""
+    """Results by digest, in a file to which results are appended."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
@@ -89,7 +89,7 @@ class Store:
             return
         with self._file.open() as file:
             for line in file:
-                if line.endswith("\n"):  # the last one may have been cut off
+                if line.endswith("\n"):  # the last line may be incomplete
                     yield _result(json.loads(line))
 
     def add(self, result: Result) -> None:

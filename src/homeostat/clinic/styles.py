@@ -1,4 +1,4 @@
-"""Ways in which people lay out a training script. Each makes one text of a draft; what it computes is the same."""
+"""Layouts of training scripts. Each makes one text of a draft; the computation is the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def functions(draft: Draft) -> str:
 
 
 def trainer(draft: Draft) -> str:
-    """A class `Trainer` that keeps everything as attributes."""
+    """A class `Trainer` with everything as attributes."""
     names = assigned(_setup(draft))
     given = "step, x, y" if draft.loader else "step"
     call = f"self.train_step({given})"
@@ -77,7 +77,7 @@ def argparse(draft: Draft) -> str:
 
 
 def notebook(draft: Draft) -> str:
-    """Cells in the order in which they were run, the model built and looked at twice."""
+    """Notebook cells in the order in which they were run; the model is built and inspected twice."""
     look = "print(sum(p.numel() for p in model.parameters()))" if "model =" in draft.build else ""
     return "\n\n# %%\n".join(
         filter(

@@ -9,11 +9,11 @@ from homeostat.clinic import parts
 from homeostat.clinic.draft import Draft
 
 Wish = dict[str, Any]
-"""What a fault asks of an architecture: act, depth, width, norm, dropout, optimizer, rate, data."""
+"""Requirements of a fault on an architecture: act, depth, width, norm, dropout, optimizer, rate, data."""
 
 
 def begin(arch: str, draw: Random, wish: Wish, steps: tuple[int, ...] = (300, 400, 600)) -> Draft:
-    """A draft with its seed, length and whatever the wish fixes."""
+    """A draft with its seed, its length and the required settings."""
     draft = Draft(draw, arch, steps=wish.get("steps") or draw.choice(steps))
     draft.constants["SEED"] = draw.randrange(1000)
     draft.facts |= {k: wish[k] for k in ("optimizer", "rate", "no_loader") if k in wish}
@@ -30,7 +30,7 @@ def finish(draft: Draft, among: tuple[str, ...] = ()) -> Draft:
 
 
 def mlp(draw: Random, wish: Wish) -> Draft:
-    """A perceptron on tables, functional or as a Sequential."""
+    """A multi-layer perceptron on tables, as a module or a Sequential."""
     draft = begin("mlp", draw, wish)
     inputs, outputs = parts.table(draft, wish.get("data") or ("digits", "cancer", "wine", "blobs", "rings"))
     parts.batches(draft, wish.get("sizes") or (32, 64, 128))
@@ -73,7 +73,7 @@ def _perceptron(draft: Draft, depth: int, width: int, norm: str, dropout: float)
 
 
 def regressor(draw: Random, wish: Wish) -> Draft:
-    """A perceptron on the diabetes table or on a smooth function."""
+    """A multi-layer perceptron on the diabetes table or on a smooth function."""
     draft = begin("regressor", draw, wish)
     if draw.random() < 0.5:
         draft.imports.append("from sklearn.datasets import load_diabetes")

@@ -24,7 +24,7 @@ FACTS = Facts(
     nonlinearity={"fc1": "tanh", "fc2": "tanh"},
     loss=LossFacts(readings=40, inputs=InputFacts(size=100.0, offset=5.0), labels=LabelFacts(classes=8, chance=2.08)),
 )
-"""Large inputs and some weight decay are no sickness of a run that learns."""
+"""Facts of a healthy run, with large inputs and some weight decay."""
 
 
 def healthy_values(t: float, index: int) -> dict[tuple[str, str], float]:

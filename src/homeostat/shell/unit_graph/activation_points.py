@@ -59,10 +59,11 @@ class Tap:
 
     Args:
         module: path of the module to hook; it is called once in a forward pass.
-        side: read the module's "input" (in a forward pre-hook: an in-place activation overwrites it) or its "output".
+        side: whether to read the "input" of the module (in a forward pre-hook, because an in-place activation
+            overwrites it) or its "output".
         axis: feature axis of the tensor there, counted from the end.
-        index: positions along that axis that belong to each unit [H, r]; None when they are the units in order.
-        nonlinearity: what lies between the layer's linear map (and its norm) and this place: "relu", "gelu", ...,
+        index: positions along that axis that belong to each unit [H, r]; None if they are the units in order.
+        nonlinearity: function between the layer's linear map (and its norm) and this place: "relu", "gelu", ...,
             "linear" or "unknown".
     """
 
@@ -73,14 +74,14 @@ class Tap:
     nonlinearity: str = "unknown"
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> Tensor | None:
-        """The tensor at the tap, from the arguments of a forward hook, None where there is none.
+        """The tensor at the tap, from the arguments of a forward hook; None if there is none.
 
-        Copy it to keep it: it may be overwritten.
+        Copy it to keep it, because it may be overwritten.
         """
         return next(iter(tensors_in(output if self.side == "output" else (args, kwargs))), None)
 
     def units(self, tensor: Tensor) -> Tensor:
-        """A captured tensor as [N, H]: every position of every sample is a row."""
+        """A captured tensor as [N, H]; every position of every sample is a row."""
         rows = tensor.movedim(self.axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
         if self.index is None:
@@ -111,13 +112,13 @@ def find_taps(pins: PinnedCopy, pairing: Pairing, heard: Mapping[str, Tap]) -> d
 
 
 def _where_used(guess: Guess, pins: PinnedCopy) -> tuple[Spot, Tap] | None:
-    """The input of a consumer, and where to read it: there, or where the same tensor passes a module."""
+    """The input of a consumer, and the place to read it: there, or at a module that the same tensor passes."""
     for spot, owner in guess.owner.items():
         index, reader = positions(owner, guess.width), pins.parts.parts[spot.path]
         if index is None or reader.layout is None:
             continue
         value, order = pins.passing[spot.path, "input"], list(pins.passing)
-        # the nearest first, because with the chosen values an activation may be the identity
+        # the nearest place first, because with the chosen values an activation may be the identity
         for path, side in reversed(order[: order.index((spot.path, "input")) + 1]):
             if path in pins.modules and pins.calls.get(path) == 1 and torch.equal(pins.passing[path, side], value):
                 plain = index.shape[1] == 1 and torch.equal(index[:, 0], torch.arange(len(owner)))
@@ -128,7 +129,7 @@ def _where_used(guess: Guess, pins: PinnedCopy) -> tuple[Spot, Tap] | None:
 def observation_taps(model: nn.Module) -> dict[str, Tap]:
     """Taps without an example call: outputs of activation modules, by their own path, features last.
 
-    They do not tell images from sequences; read 4-dimensional tensors with axis -3.
+    They do not distinguish images from sequences; read 4-dimensional tensors with axis -3.
     """
     return {
         path: Tap(path, "output", -1, None, ACTIVATIONS[type(module)])

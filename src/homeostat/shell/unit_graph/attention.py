@@ -23,7 +23,7 @@ def attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `layer` computes (without dropout): the output and, where asked for, the attention weights.
+    """The result of `layer` without dropout: the output and, if requested, the attention weights.
 
     `is_causal` is a hint about `attn_mask` and changes nothing.
     """

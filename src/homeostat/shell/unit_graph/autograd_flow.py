@@ -1,6 +1,6 @@
 """Follows the units of a layer through the autograd graph of the user's forward pass.
 
-Only the names, shapes and saved dimensions of the graph's nodes are read; nothing is computed.
+Only names, shapes and saved dimensions of the nodes are read; nothing is computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from homeostat.shell.hooks.torch_internals import node_shapes, saved
 Key = tuple[Hashable, int]
 """A value of the forward pass: its autograd node and the number of the node's output."""
 MOST_NODES = 200_000
-"""Largest number of nodes that are read; a graph over many steps may have more."""
+"""Largest number of nodes that are read, because a graph over many steps may have more."""
 LARGEST_OWNER = 1 << 22
 
 _FUNCTIONS = {
@@ -47,7 +47,7 @@ _ELEMENTWISE = frozenset(
     "Abs Atan Clamp ClampMin ClampMax Cos Cosh Erf Exp Expm1 Log Log1P Maximum Minimum Pow Reciprocal Rsqrt Sign Sin "
     "Sinh Sqrt Where".split()
 )
-"""Nodes of other functions of single elements."""
+"""Nodes of other elementwise functions."""
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div"))
 _SAME_AXES = frozenset(
     "Clone ToCopy Alias NativeDropout Neg MaskedFill ConstantPadNd Expand Slice NativeBatchNorm CudnnBatchNorm "
@@ -66,7 +66,7 @@ class Place:
     """Positions of a layer's units in a value.
 
     Args:
-        owner: unit of each feature, -1 for none; one entry along the axes on which it does not depend.
+        owner: unit of each feature, -1 for none; length 1 along the axes on which it does not depend.
         function: function of the units so far: "linear", an activation's name, or "unknown".
         aligned: whether every element is a function of one element of the layer's output, in the same order.
         gated: whether it was multiplied by another value.
@@ -80,7 +80,7 @@ class Place:
     shifted: bool = False
 
     def applied(self, function: str) -> Place | None:
-        """After one more function of single elements; None after a second activation."""
+        """After one more elementwise function; None after a second activation."""
         return replace(self, function=function) if self.function in ("linear", "unknown") else None
 
 
@@ -106,7 +106,7 @@ def graph_users(roots: Iterable[Any]) -> dict[Key, list[tuple[Any, int]]]:
 
 
 def between(last: Any, first: Any) -> set[Any]:
-    """The nodes from a value's node back to another's, the latter left out."""
+    """The nodes from the node of one value back to that of another, which is excluded."""
     stack, seen = [last], {last}
     while stack and len(seen) < 1000:
         for source, _ in stack.pop().next_functions:
@@ -165,7 +165,7 @@ def _arithmetic(node: Any, name: str, slot: int, place: Place, layers: Collectio
         data = name in ("Add", "Sub") and any(source is None for source, _ in node.next_functions)
         place = replace(place, owner=owner, shifted=place.shifted or data)
         return place if slot == 0 or name != "Div" else place.applied("unknown")
-    # a product with itself (x * sigmoid(x)), or of an activation with something else: a gate
+    # a gate: a product with itself (x * sigmoid(x)), or of an activation with something else
     others = [source for number, (source, _) in enumerate(node.next_functions) if number != slot]
     if all(_leads_to(source, {node.next_functions[slot][0]}, _OF_ELEMENTS) for source in others):
         return replace(place, owner=owner, function="unknown")
@@ -214,7 +214,7 @@ def _reshaped(owner: Tensor, before: tuple[int, ...] | None, after: tuple[int, .
 
 
 def squeezed(owner: Tensor) -> Tensor:
-    """The owner with one entry along every axis on which the unit does not depend."""
+    """The owner with length 1 along every axis on which the unit does not depend."""
     for axis in range(owner.ndim):
         first = owner.narrow(axis, 0, 1)
         if owner.shape[axis] > 1 and bool((owner == first).all()):

@@ -24,7 +24,7 @@ def differs(a: Tensor, b: Tensor) -> Tensor:
 def departs(a: Tensor, b: Tensor) -> Tensor:
     """Elementwise "not the same value up to rounding", for the palette "still", where sums of weights are rounded.
 
-    A weaker dependence is found by the exact passes that check every pairing.
+    A weaker dependence is found by the exact passes that check every group.
     """
     return differs(a, b) & ((a.double() - b.double()).abs() > 1e-4 * (a.double().abs() + b.double().abs()))
 
@@ -36,7 +36,7 @@ class Flow:
     Args:
         owner: spot -> for each feature the unit it depends on, NOBODY or SEVERAL, int64 [F].
         reach: spot -> source -> features that changed when everything of that source changed, bool [F].
-        crossed: spot -> features that changed although their owner did not (only wide values show this).
+        crossed: spot -> features that changed although their owner did not (found with wide values only).
     """
 
     owner: dict[Spot, Tensor]
@@ -44,11 +44,11 @@ class Flow:
     crossed: dict[Spot, Tensor] = field(default_factory=dict)
 
     def reaches(self, spot: Spot, source: str) -> bool:
-        """Whether the source reaches the spot."""
+        """Whether the source affects the spot."""
         return source in self.reach.get(spot, {})
 
     def sources_at(self, spot: Spot) -> list[str]:
-        """Every source that reaches the spot."""
+        """Every source that affects the spot."""
         return list(self.reach.get(spot, {}))
 
 
@@ -61,7 +61,7 @@ def follow(pins: PinnedCopy) -> Flow:
     if any(bool(differs(pins.base[spot], again).any()) for spot, again in pins.run(NARROW).items()):
         raise Untraceable("its forward gives different values for the same input and seed")
     flow = Flow(owners(pins, NARROW, pins.base, differs))
-    # narrow values keep every activation responsive, wide ones of both signs show what narrow ones hide
+    # narrow values keep every activation responsive; wide values of both signs show what narrow ones hide
     _reach(pins, flow, NARROW, pins.base)
     wide = pins.run(WIDE)
     _reach(pins, flow, WIDE, wide)
@@ -70,7 +70,7 @@ def follow(pins: PinnedCopy) -> Flow:
 
 
 def bits_of(total: int) -> int:
-    """How many bits number `total` units."""
+    """Number of bits that number `total` units."""
     return max(1, math.ceil(math.log2(max(total, 1))))
 
 

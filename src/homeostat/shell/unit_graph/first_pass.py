@@ -84,7 +84,7 @@ class FirstPass:
                 self._handles.append(MODULE_HOOKS.place(module, side, _Hook(self, path, side)))
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The network itself is being called; a hook on it comes too late for this call."""
+        """The network itself is being called. A hook on it comes too late for this call."""
         if (model := self._model()) is not None:
             self.hear("", model, "input", (args, kwargs))
 
@@ -113,7 +113,7 @@ class FirstPass:
                 self._on_end()
 
     def _forget(self) -> None:
-        """The network is called again; an earlier call did not end."""
+        """The network is called again, but an earlier call did not end."""
         self.calls, self._events, self.made, self._values, self.hidden = {}, {}, {}, {}, False
 
     def _note(self, path: str, module: nn.Module, side: Side, tensors: list[Tensor]) -> None:
@@ -209,7 +209,7 @@ class _Resolved:
         }
 
     def _close(self, path: str) -> None:
-        """The nodes that a module has made are its own affair."""
+        """Exclude the inner nodes of a module, which are not followed."""
         start = self.events.get((path, "input"))
         for key in self.made.get(path, ()):
             if start is not None and _is_node(key) and key != start.key:
@@ -247,12 +247,13 @@ class _Resolved:
         gated = [c for c in candidates if c.gated]
         if gated or known or bent:
             return (gated or known or bent)[0]
-        # a sum that continues, or the output of the network, is not an activation
+        # a sum that is used again, or the output of the network, is not an activation
         used = [c for c in candidates if c.event.side == "input" and _makes_units(c.event.module)]
         return None if escaped or not used else used[-1]
 
     def _walk(self, made: Heard, place: Place) -> tuple[list[_Readable], bool]:
-        """The places where the units can be read in the order of the pass, and whether they go elsewhere too."""
+        """The places where the units can be read, in the order of the pass, and whether they are also used
+        elsewhere."""
         stack: list[tuple[Key, Place, Heard]] = [(made.key, place, made)]
         seen, found = set[Key](), list[_Readable]()
         escaped = False

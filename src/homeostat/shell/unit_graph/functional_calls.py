@@ -17,10 +17,10 @@ from homeostat.shell.unit_graph.weight_layout import Layout, convolution, matrix
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A call that makes units: the input, and where its weight lies.
+    """A call that makes units: the input, and the place of its weight.
 
     Args:
-        name: of the weight, with the rows used where it is a part of a larger matrix: "attn.in_proj_weight[16:24]".
+        name: of the weight; for a part of a larger matrix with its rows: "attn.in_proj_weight[16:24]".
         weight: name of the weight.
     """
 
@@ -54,7 +54,7 @@ class Calls(TorchFunctionMode):
 
     Args:
         parameters: name -> parameter of the network that runs.
-        handle: takes the call and a way to carry it out; gives what is returned in its place.
+        handle: receives the call and a function that performs it; its result is returned instead.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Calls(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _View:
-    """A stretch of rows of a matrix parameter, perhaps transposed; or all of a parameter of any shape."""
+    """A range of rows of a matrix parameter, possibly transposed, or a whole parameter of any shape."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,9 +1,9 @@
-"""Find units that several rows make, and units that others only weigh: gated layers, attention values, fused matrices.
+"""Find units of several rows, and units that others only weight: gated layers, attention values, fused matrices.
 
 If an input feature of a layer depends on several units, either they are one unit in several rows (gate and up of a
 gated layer), or one is the value and the others are weights (queries and keys). Guesses are made from passes in which
-nothing varies over positions, so that attention weights drop out; a code shows up to three owners of each feature.
-Exact passes then check every guess.
+nothing varies over positions, so that attention weights have no effect. A code shows up to three owners of each
+feature. Exact passes then check every guess.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from homeostat.shell.unit_graph.pinned_model import STILL, PinnedCopy, Spot
 from homeostat.shell.unit_graph.verify import Guess, added, uses, verified
 
 MOST_SOURCES = 4
-"""Where more layers meet than these, it is a residual stream, not a gate or an attention."""
+"""Largest number of layers that are combined at a feature of a gate or an attention; with more it is a residual
+stream."""
 MOST_OWNERS = 3
 
 
 def guesses(pins: PinnedCopy, flow: Flow, open_sources: set[str]) -> tuple[list[Guess], dict[str, str]]:
-    """Checked guesses for the layers in `open_sources`, and reasons for some that have none."""
+    """Checked guesses for the layers in `open_sources`, and the reasons for some that have none."""
     met = {spot: flow.sources_at(spot) for spot in read_at(pins)}
     crowded = {s for names in met.values() if len(names) > MOST_SOURCES for s in names}
     wanted = _worth_reading(pins, flow, met, open_sources - crowded)
@@ -54,9 +55,9 @@ def guesses(pins: PinnedCopy, flow: Flow, open_sources: set[str]) -> tuple[list[
 
 
 def _worth_reading(pins: PinnedCopy, flow: Flow, met: dict[Spot, list[str]], wanted: set[str]) -> set[str]:
-    """The sources that may make units with all that they meet, or alone because nothing is added to them.
+    """The sources that may form units together with the others at their features, or alone if nothing is added to them.
 
-    This leaves out residual sums, for which owner sets are of no use.
+    Residual sums are left out, because owner sets do not help there.
     """
     where: dict[str, set[Spot]] = {}
     for spot, names in met.items():
@@ -115,7 +116,8 @@ def _code(total: int, features: int) -> Tensor:
 
 
 def _sets(changed: Tensor, words: Tensor, units: Tensor) -> Tensor:
-    """Owners of each feature [F, MOST_OWNERS] from changes [passes, F]: the units never selected while it rested."""
+    """Owners of each feature [F, MOST_OWNERS] from changes [passes, F]: the units that were never selected when it did
+    not change."""
     rested = (~changed).T.float() @ words.float()
     possible = rested == 0
     count = possible.sum(1)
@@ -129,7 +131,7 @@ def _sets(changed: Tensor, words: Tensor, units: Tensor) -> Tensor:
 
 @dataclass
 class _Guesser:
-    """From owner sets to guesses."""
+    """Convert owner sets to guesses."""
 
     pins: PinnedCopy
     sets: dict[Spot, Tensor]
@@ -156,7 +158,7 @@ class _Guesser:
         return next(name for name, (start, end) in self.pins.sources.items() if start <= unit < end)
 
     def _meeting_sources(self) -> list[tuple[str, ...]]:
-        """Sources that share a feature, in order of registration; each source is in one company."""
+        """Sources that share a feature, in order of registration. Each source is in one set."""
         company: dict[str, set[str]] = {name: {name} for name in self.pins.sources if name in self.wanted}
         for table in self.sets.values():
             for units in table[table[:, 1] >= 0].unique(dim=0).tolist():
@@ -167,11 +169,12 @@ class _Guesser:
         return list(dict.fromkeys(tuple(sorted(company[s], key=order.__getitem__)) for s in order if s in self.wanted))
 
     def _features(self, sources: set[str]) -> Iterator[tuple[Spot, Tensor]]:
-        """Spots that any of the sources reaches, with the owner sets there."""
+        """Spots that any of the sources affects, with their owner sets."""
         yield from ((spot, table) for spot, table in self.sets.items() if sources & set(self.met[spot]))
 
     def _merged(self, together: tuple[str, ...]) -> Guess | None:
-        """All rows that meet at a feature as one unit, if the same ones meet wherever any of them arrives."""
+        """All rows that are combined at a feature as one unit, if the same rows are combined wherever any of them is
+        used."""
         if not set(together) <= self.wanted:
             return None
         mine = torch.zeros(self.pins.total, dtype=torch.bool)
@@ -189,7 +192,8 @@ class _Guesser:
 
     @staticmethod
     def _class(units: list[int], mine: Tensor, classes: dict[tuple[int, ...], int], whole: bool) -> int:
-        """Number of the class that a feature's owners are, or at a norm before they meet, are in; SEVERAL: neither."""
+        """Number of the class of the owners of a feature, or at a norm before they are combined; SEVERAL if there is
+        none."""
         key = tuple(sorted(unit for unit in units if unit >= 0 and bool(mine[unit])))
         if SEVERAL in units or (key and len(key) < sum(unit >= 0 for unit in units)):
             return SEVERAL
@@ -200,7 +204,7 @@ class _Guesser:
         return next((number for rows, number in classes.items() if set(key) <= set(rows)), SEVERAL)
 
     def _alone(self, source: str) -> Guess | str:
-        """The units of one source, whatever else is at their features; or why there are none."""
+        """The units of one source, whatever else is at their features, or the reason why there are none."""
         start, end = self.pins.sources[source]
         classes: dict[tuple[int, ...], int] = {}
         owner: dict[Spot, list[int]] = {}

@@ -17,10 +17,10 @@ from homeostat.shell.unit_graph.verify import Guess, combined
 
 @dataclass(frozen=True)
 class Pairing:
-    """The result of pairing.
+    """The groups and the refused layers.
 
     Args:
-        groups: layers whose units are paired with everything that uses them.
+        groups: layers whose units are grouped with everything that uses them.
         guesses: the same groups in unit numbers, aligned with `groups`.
         refused: label of every other layer -> the reason.
     """
@@ -31,7 +31,7 @@ class Pairing:
 
 
 def pair(pins: PinnedCopy, flow: Flow) -> Pairing:
-    """Pair every layer that can be paired; refuse the others."""
+    """Group the units of every layer if possible; refuse the others."""
     refused: dict[str, list[str]] = {part.path: _outright(part, pins, flow) for part in pins.parts.of(*SOURCES)}
     found: list[Guess] = []
     joined: dict[str, str] = {}
@@ -67,7 +67,7 @@ def _pairing(pins: PinnedCopy, found: list[Guess], refused: dict[str, list[str]]
 
 
 def _outright(part: Part, pins: PinnedCopy, flow: Flow) -> list[str]:
-    """Reasons in the layer itself, or in the modules its units enter."""
+    """Reasons in the layer itself, or in the modules that use its units."""
     if part.layout is None and isinstance(part.module, (nn.Embedding, nn.EmbeddingBag)):
         return [f"it is a table ({part.kind}): its features have no incoming weights"]
     reasons, calls = [], pins.calls.get(part.path, 0)
@@ -94,7 +94,7 @@ def _entered(part: Part, pins: PinnedCopy, flow: Flow) -> list[str]:
 
 
 def _single(part: Part, pins: PinnedCopy, flow: Flow) -> Guess | str:
-    """A layer whose every row is a unit, with no other units at the same features; or the reason."""
+    """A layer in which every row is a unit and no other units are at the same features; or the reason."""
     start, end = pins.sources[part.path]
     guess = Guess((part.path,), torch.arange(start, end)[:, None])
     spots = read_at(pins)
@@ -124,13 +124,13 @@ def _mixed(part: Part, spot: Spot, pins: PinnedCopy, flow: Flow) -> str | None:
 
 
 def _chained(found: list[Guess], pins: PinnedCopy, refused: dict[str, list[str]]) -> list[Guess]:
-    """Join the groups before and behind each depthwise convolution into one.
+    """Join the groups before and behind each depthwise convolution into one group.
 
-    The channel is the only input of its kernel, so a kernel whose channel was cut might never learn again. The rows
-    before, the kernel and all between are therefore one unit.
+    The channel is the only input of its kernel, so a kernel whose channel is cut might never learn again. The rows
+    before, the kernel and everything between are therefore one unit.
 
     Args:
-        refused: takes the reason where that cannot be done.
+        refused: receives the reason if that is not possible.
     """
     kept = list(found)
     while (link := _link(kept, pins)) is not None:
@@ -149,7 +149,7 @@ def _chained(found: list[Guess], pins: PinnedCopy, refused: dict[str, list[str]]
 
 
 def _link(found: list[Guess], pins: PinnedCopy) -> tuple[Guess, Spot] | None:
-    """A group, and the spot where it enters a depthwise convolution."""
+    """A group, and the spot where it is the input of a depthwise convolution."""
     for guess in found:
         for spot, owner in guess.owner.items():
             layout = pins.parts.parts[spot.path].layout
@@ -160,7 +160,7 @@ def _link(found: list[Guess], pins: PinnedCopy) -> tuple[Guess, Spot] | None:
 
 
 def _joined(before: Guess, spot: Spot, after: Guess) -> Guess | None:
-    """One group of both, if each unit is one channel and each channel one unit."""
+    """One joined group, if each unit is one channel and each channel one unit."""
     owner = before.owner[spot]
     if (
         owner.numel() != before.width
@@ -181,7 +181,7 @@ def _joined(before: Guess, spot: Spot, after: Guess) -> Guess | None:
 
 @dataclass
 class _Draft:
-    """A group under construction."""
+    """A group that is being built."""
 
     guess: Guess
     pins: PinnedCopy
@@ -193,7 +193,7 @@ class _Draft:
     reasons: list[str] = field(default_factory=list)
 
     def assemble(self) -> None:
-        """Collect what uses and carries the units, or the reasons why it cannot be edited."""
+        """Collect what uses and carries the units, or the reasons why they cannot be edited."""
         by_part: dict[str, list[Tensor]] = {}
         for spot, owner in self.guess.owner.items():
             by_part.setdefault(spot.path, []).append(owner)

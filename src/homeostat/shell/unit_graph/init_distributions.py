@@ -19,7 +19,7 @@ _MIN_FOR_SHAPE = 12
 
 
 def fresh_distributions(model: nn.Module) -> dict[str, Fresh]:
-    """Parameter name -> the distribution a fresh value comes from.
+    """Parameter name -> the distribution of new values.
 
     Known modules give torch's default (`reset_parameters`): Linear and convolutions U(-b, b) with b = 1/sqrt(fan_in)
     for weight and bias, recurrent layers b = 1/sqrt(hidden), embeddings N(0, 1), norms 1 and 0. Where the values found
@@ -60,7 +60,7 @@ def _defaults(module: nn.Module) -> Callable[[str], Fresh | None]:
 
 
 def _fan_in(module: Any) -> int:
-    """Of a Linear or a convolution, without reading a weight that may be computed."""
+    """Fan-in of a Linear or a convolution, without reading a weight that may be computed."""
     linear, transposed = isinstance(module, nn.Linear), isinstance(module, TRANSPOSED_CONV)
     if linear:
         return module.in_features
@@ -77,8 +77,8 @@ def _checked(value: Tensor, default: Fresh | None) -> Fresh:
 
 
 def _unreadable(value: Tensor) -> bool:
-    """No numbers to judge by: empty, on the meta device, lazy, complex or not finite, or spread over processes, where
-    every operation is a collective that all of them would have to join."""
+    """Whether the values cannot be examined: empty, on the meta device, lazy, complex, not finite, or spread over
+    processes, where every operation is a collective that all of them would have to join."""
     if isinstance(value, nn.parameter.UninitializedParameter) or value.is_meta or not value.is_floating_point():
         return True
     if not is_plain(value):

@@ -84,13 +84,13 @@ class Part:
     """One module of the network with its role, or one parameter that is used as a layer by a function call.
 
     Args:
-        path: its (first) name; of a function call the name of the weight it uses.
-        module: the module itself; of a function call the one that has the weight.
+        path: its (first) name; for a function call the name of the weight.
+        module: the module itself; for a function call the module that has the weight.
         axis: feature axis of input and output, counted from the end (units) or of the input (norms; 1 means dim 1).
         aliases: other names of the same module.
-        layout: where its rows and columns are (units and recurrent layers).
+        layout: place of its rows and columns (units and recurrent layers).
         own: names of the parameters of a norm or slope.
-        mixes: a norm whose statistics are shared by several units (not so for batch and instance norm).
+        mixes: whether it is a norm whose statistics are shared by several units (not so for batch and instance norm).
         label: its name in messages.
     """
 
@@ -106,7 +106,7 @@ class Part:
 
     @property
     def width(self) -> int:
-        """Number of units it makes; 1 if single units are not known."""
+        """Number of its units; 1 if single units are not known."""
         return self.layout.width if self.layout is not None else 1
 
     @property
@@ -153,7 +153,7 @@ class ModuleRoles:
                 self.claims.setdefault(id(parameter), set()).add(part.path)
 
     def refusal(self, name: str, part: Part) -> str | None:
-        """Why a parameter of a part cannot be edited per unit, or None if it can."""
+        """The reason why a parameter of a part cannot be edited per unit, or None."""
         parameter, key = self.parameters.get(name), name.rpartition(".")[2]
         if parameter is None or is_parametrized(part.module, key):
             return (
@@ -185,7 +185,7 @@ class ModuleRoles:
         return self._names.get(id(parameter), [])
 
     def row_refusal(self, part: Part) -> str | None:
-        """Why a part's rows cannot be edited, or None."""
+        """The reason why a part's rows cannot be edited, or None."""
         if part.layout is None:
             return f"{part.kind} cannot be looked into, so its units are not known"
         if part.layout.no_rows:

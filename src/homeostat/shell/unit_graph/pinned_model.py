@@ -1,4 +1,4 @@
-"""A copy of the network with the output of every layer pinned, so that a change reaches direct users only."""
+"""A copy of the network in which the output of every layer is pinned, so that a change affects direct users only."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from homeostat.shell.unit_graph.module_roles import ModuleRoles, Part, Role, mod
 from homeostat.shell.unit_graph.sandbox import Untraceable, map_tensors, private_copy
 
 RETURN = "."
-"""In the place of a path: what the network returns."""
+"""Stands for a path: the return value of the network."""
 SOURCES = (Role.UNITS, Role.RECURRENT, Role.OPAQUE)
 """Roles whose outputs are pinned."""
 READERS = (Role.UNITS, Role.RECURRENT, Role.NORM, Role.SLOPE)
-"""Roles whose inputs show who uses which unit."""
+"""Roles whose inputs show which unit is used where."""
 
 
 @dataclass(frozen=True, order=True)
 class Spot:
-    """One tensor that is observed: an input of a layer, a norm or an opaque module, or what the network returns.
+    """One observed tensor: an input of a layer, a norm or an opaque module, or the return value of the network.
 
     Args:
         path: of the module, or `RETURN`.
-        call: how many times the module had been called before in this forward pass.
+        call: number of earlier calls of the module in this forward pass.
         item: index among the tensors found there.
     """
 
@@ -44,14 +44,14 @@ class Spot:
 
 
 Snapshot = dict[Spot, Tensor]
-"""Spot -> values, features last [N, F]; where features mean nothing (opaque modules, the return value) F is 1."""
+"""Spot -> values, features last [N, F]. If features have no meaning (opaque modules, the return value), F is 1."""
 Slot = tuple[str, int, int]
 Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True)
 class Palette:
-    """What pinned outputs are set to: `first` normally, `second` where a unit is selected. Slot-wise and seeded.
+    """Values of pinned outputs: `first` normally, `second` where a unit is selected. Drawn for each slot from a seed.
 
     "narrow" keeps every common activation responsive: U(0.1, 0.4) against U(0.5, 0.9). "wide" covers both signs:
     2 N(0, 1) against another draw of it. "still" is narrow, but each unit has one value at all positions and in all
@@ -79,14 +79,14 @@ NARROW, WIDE, STILL = Palette("narrow"), Palette("wide"), Palette("still")
 
 
 class PinnedCopy:
-    """The copy, its sources (all that is pinned, and the inputs) and passes with chosen values.
+    """The copy, its sources (everything that is pinned, and the inputs) and passes with chosen values.
 
     Attributes:
         parts: the copy's modules by role, and the parameters it uses as layers in calls of functions.
         sources: name -> first and one-past-last global unit number. Layers have one number a unit; inputs, embeddings
             and opaque modules have one number each.
-        calls: path -> how often it was called in a forward pass.
-        passing: (path, "input" or "output") -> the first tensor there in the undisturbed pass, as it is.
+        calls: path -> number of its calls in a forward pass.
+        passing: (path, "input" or "output") -> the first tensor there in the unmodified pass.
         modules: path -> module of the copy.
         passes: forward passes run so far, and `seconds` spent in them.
         deadline: end of the time for tracing, by `time.perf_counter`.
@@ -129,7 +129,7 @@ class PinnedCopy:
 
     @property
     def total(self) -> int:
-        """How many unit numbers there are."""
+        """Number of unit numbers."""
         return max((end for _, end in self.sources.values()), default=0)
 
     def mask(self, name: str) -> Tensor:
@@ -148,7 +148,7 @@ class PinnedCopy:
             silent: global units that are zero instead [total].
 
         Raises:
-            Untraceable: the forward takes another course than in the first pass, so passes cannot be compared.
+            Untraceable: the forward takes another path than in the first pass, so passes cannot be compared.
         """
         none = torch.zeros(self.total, dtype=torch.bool)
         self._palette, self._mask = palette, none if mask is None else mask
@@ -165,12 +165,12 @@ class PinnedCopy:
         if not self._recording and (
             snapshot.keys() != self.base.keys() or any(snapshot[s].shape != self.base[s].shape for s in snapshot)
         ):
-            raise Untraceable("its forward takes another course for other values, so layers cannot be followed")
+            raise Untraceable("its forward takes another path for other values, so layers cannot be followed")
         return snapshot
 
     def late(self, passes: int) -> float:
-        """Seconds by which so many more passes would miss the deadline; 0 if they would not."""
-        # comparing what they show takes about as long as the passes
+        """Seconds by which so many more passes would exceed the deadline; 0 if they would not."""
+        # comparing the results takes about as long as the passes
         done = time.perf_counter() + 2 * passes * self.seconds / max(self.passes, 1)
         return max(0.0, done - self.deadline)
 
@@ -185,7 +185,7 @@ class PinnedCopy:
                 total += 1
 
     def _scatter_parameters(self) -> None:
-        """Draw all parameters anew: zero or identity initial values would hide a dependence."""
+        """Draw all parameters again, because zero or identity initial values would hide a dependence."""
         for name, parameter in self.model.named_parameters():
             if parameter.is_floating_point():
                 fan_in = max(parameter[0].numel() if parameter.ndim > 1 else 1, 1)
@@ -209,7 +209,7 @@ class PinnedCopy:
                 self._snapshot[Spot(path, call, item)] = by_feature(tensor.detach().clone(), axis)
 
     def _enter(self, part: Part, value: Any) -> int:
-        """Something goes into a part; the number of this call."""
+        """A part is called; returns the number of this call."""
         call = self._count(part.path)
         self._pass_by(part.path, "input", value)
         if part.role in (*READERS, Role.OPAQUE):
@@ -245,7 +245,7 @@ class PinnedCopy:
         part.module.forward = forward
 
     def _called(self, found: Call, compute: Callable[[], Any]) -> Any:
-        """A parameter is used as a layer, or a norm is called, as a function."""
+        """Handle a function call that uses a parameter as a layer, or a norm."""
         if isinstance(found, NormCall):
             path = found.own[0] if found.own else f"{found.name} {self._count(found.name)}"
             name = path.removesuffix(".weight")
@@ -258,7 +258,7 @@ class PinnedCopy:
     def _known(self, path: str, make: Callable[[], Part]) -> Part:
         if path not in self.parts.parts:
             if not self._recording:
-                raise Untraceable("its forward takes another course for other values, so layers cannot be followed")
+                raise Untraceable("its forward takes another path for other values, so layers cannot be followed")
             self.parts.add(make())
         return self.parts.parts[path]
 
@@ -266,13 +266,13 @@ class PinnedCopy:
         owner = found.weight.rpartition(".")[0]
         module = self.model.get_submodule(owner)
         known = self.parts.parts.get(owner)
-        # the weight stands for its module, unless that is known as something else (a table used again as a matrix)
+        # the weight represents its module, unless that has another role (an embedding table used as a matrix)
         plain = found.name == f"{owner}.weight" and (known is None or known.role in (Role.OPEN, Role.CONTAINER))
         label = owner if plain else found.name
         return Part(found.name, module, Role.UNITS, found.layout.axis, layout=found.layout, label=label)
 
     def _close_unseen(self) -> None:
-        """Make leaves opaque whose matrices were not seen in use."""
+        """Make leaves opaque whose matrices were not used in followed calls."""
         for part in self.parts.of(Role.OPEN):
             own = [p for p in own_parameters(part.module).values() if p is not None]
             seen = {user for p in own for user in self.parts.claims.get(id(p), ())} - {part.path}
@@ -315,7 +315,7 @@ def by_feature(tensor: Tensor, axis: int | None) -> Tensor:
 
 
 def _choose(chosen: Tensor, yes: Tensor, no: Tensor, axis: int) -> Tensor:
-    """`yes` where a unit is chosen, `no` elsewhere."""
+    """`yes` for chosen units, `no` elsewhere."""
     if not bool(chosen.any()):
         return no
     if bool(chosen.all()):
@@ -324,7 +324,8 @@ def _choose(chosen: Tensor, yes: Tensor, no: Tensor, axis: int) -> Tensor:
 
 
 def _perturbable(tensor: Tensor, first: bool) -> bool:
-    """Floating inputs are sources; masks of 0, 1 and -inf are not, unless they are the network's main input."""
+    """Floating-point inputs are sources. Masks of 0, 1 and -inf are not, unless they are the main input of the
+    network."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return False
     maskish = (tensor == 0) | (tensor == 1) | torch.isneginf(tensor)

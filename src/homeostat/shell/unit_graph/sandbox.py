@@ -30,7 +30,7 @@ def tracing() -> bool:
 
 
 class Untraceable(Exception):
-    """The network cannot be traced; the message says why."""
+    """The network cannot be traced; the message is the reason."""
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -68,7 +68,7 @@ def quarantine(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """What passes of our own print, warn or log is dropped: the script prints each line once."""
+    """Discard what our own passes print, warn or log, so that the script prints each line once."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -116,10 +116,10 @@ def eagerly() -> Iterator[None]:
 
 
 def copy_without_hooks(model: nn.Module, share: bool = False) -> nn.Module:
-    """A deep copy of a network without its hooks, which refer to the objects that installed them.
+    """A deep copy of a network without its hooks, because they refer to the objects that installed them.
 
     Args:
-        share: the copy has the parameters themselves, not copies of them.
+        share: the copy uses the parameters themselves, not copies of them.
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     for module in model.modules():
@@ -152,14 +152,14 @@ def private_copy(model: nn.Module, training: bool = False) -> nn.Module:
 
 
 POSITIONS = 8
-"""A trace keeps this many tokens of a sequence."""
+"""Number of tokens of a sequence that a trace keeps."""
 
 
 def cut_batch(value: Any, batch: int, keep: int, shorten: bool = False) -> Any:
-    """Keep the first `keep` items of every tensor whose first dimension is the batch; at least float32.
+    """Keep the first `keep` items of every tensor whose first dimension is the batch, in at least float32.
 
     Args:
-        shorten: keep `POSITIONS` positions too, of every tensor [batch, time, ...] of the tokens' length.
+        shorten: also keep only `POSITIONS` positions of every tensor [batch, time, ...] with the tokens' length.
     """
     time = next((t.shape[1] for t in _tokens(value)), 0) if shorten else 0
 

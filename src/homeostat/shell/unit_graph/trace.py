@@ -1,8 +1,9 @@
 """Trace the unit graph of a network: which weights make each unit and which use it, found by experiment.
 
 On a private copy every layer's output is pinned to chosen values. Units are selected by the bits of their number, and
-the inputs of all other layers show on which unit each feature depends. A pairing that cannot be shown is refused with
-a reason. Neither the order of registration nor the autograd graph is used for it; the graph tells where units are read.
+the inputs of all other layers show on which unit each feature depends. A layer whose users cannot be shown is refused
+with a reason. Neither the order of registration nor the autograd graph is used for this; the autograd graph only shows
+where units are read.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from homeostat.shell.unit_graph.sandbox import (
 from homeostat.shell.unit_graph.verify import failing_layers
 
 SAMPLES = 2
-"""Items of the batch that a trace is made with."""
+"""Number of items of the batch that a trace uses."""
 _LAYERS = (Role.UNITS, Role.RECURRENT, Role.ATTENTION, Role.OPEN, Role.OPAQUE)
 
 __all__ = ["Tap", "UnitGraph", "observation_taps", "trace_units", "tracing"]
@@ -45,14 +46,15 @@ __all__ = ["Tap", "UnitGraph", "observation_taps", "trace_units", "tracing"]
 
 @dataclass(frozen=True, eq=False)
 class UnitGraph:
-    """The units of a network, and where they are made, used and read.
+    """The units of a network: where they are made, used and read.
 
     Args:
-        groups: layers whose units may be reset, pruned or grown, with all that makes, carries and uses them.
+        groups: layers whose units may be reset, pruned or grown, with everything that makes, carries and uses them.
         refused: every other layer with parameters -> the reason.
-        unread: groups whose units no hook can read (inside nn.MultiheadAttention). Their layers are refused too, since
-            most treatments need to read what they treat.
-        taps: layer -> where to read its units; for some refused layers too (frozen, tied), so that vitals see them.
+        unread: groups whose units no hook can read (inside nn.MultiheadAttention). Their layers are refused too,
+            because most treatments read what they treat.
+        taps: layer -> where to read its units; also for some refused layers (frozen, tied), so that vitals can measure
+            them.
         passes: forward passes of the copy.
         seconds: how long tracing took.
     """
@@ -79,8 +81,8 @@ def trace_units(
     """Find the unit groups of a network from one example call. Never raises; model and random streams stay unchanged.
 
     Args:
-        args, kwargs: what the network is called with, e.g. one training batch.
-        budget: seconds a trace may take; beyond it every layer is refused with that reason.
+        args, kwargs: arguments of the network, e.g. one training batch.
+        budget: seconds that a trace may take; beyond it every layer is refused with that reason.
     """
     began = time.perf_counter()
     try:
@@ -120,14 +122,14 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bud
     unread = tuple(group for group in groups if group.layer not in taps and group.layer not in refused)
     for group in unread:
         refused[group.layer] = "its units can be paired, but there is no module at which a hook can read them"
-    # what a refused layer adds to a residual stream is not an activation
+    # the output of a refused layer that is added to a residual stream is not an activation
     taps = {la: tap for la, tap in taps.items() if la not in refused or tap.nonlinearity != "linear"}
     named = (replace(g, nonlinearity=taps[g.layer].nonlinearity) for g in groups if g.layer not in refused)
     return UnitGraph(tuple(named), refused, taps, unread, pins.passes)
 
 
 def _heard(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> dict[str, Tap]:
-    """The taps that a pass of another copy shows."""
+    """The taps found by a pass of another copy."""
     copy = private_copy(model, training)
     listening = FirstPass(copy, lambda part: contextlib.nullcontext(), lambda: None)
     with torch.enable_grad():
@@ -139,7 +141,7 @@ def _heard(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], trai
 def _pinned(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[PinnedCopy, tuple[Any, ...], dict[str, Any]]:
-    """Pin a copy on a few items and tokens of the batch; on more if the network fails on few."""
+    """Pin a copy on a few items and tokens of the batch, or on more if the network fails on few."""
     tensors = [tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim]
     batch = tensors[0].shape[0] if tensors else 0
     sizes = [(min(SAMPLES, batch), True)] if long_tokens((args, kwargs)) else []
@@ -156,7 +158,7 @@ def _pinned(
 
 
 def _pinned_either_way(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PinnedCopy:
-    """In evaluation mode, or in training mode if that calls more layers (auxiliary heads use units too)."""
+    """Use evaluation mode, or training mode if that calls more layers, because auxiliary heads use units too."""
     pins = PinnedCopy(model, args, kwargs)
     if not pins.uncalled():
         return pins

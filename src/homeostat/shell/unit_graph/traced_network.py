@@ -1,4 +1,4 @@
-"""The result of tracing a network, and its changes by edits of modules."""
+"""The result of tracing a network, and how edits of modules change it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from homeostat.shell.unit_graph.flatten import flattened, revived
 class TracedNetwork:
     """The result of tracing a network, for treatments: its units, its initial distributions and initial values.
 
-    `before` is the result before the last edit of modules, if there was one. `observed`: the units were not paired,
-    because nothing needed them so far.
+    `before` is the result before the last edit of modules, if there was one. `observed`: whether the units were not
+    grouped, because nothing needed them so far.
     """
 
     units: tuple[UnitGroup, ...] = ()
@@ -43,7 +43,7 @@ class TracedNetwork:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> TracedNetwork:
-        """The result of which `state_dict` was taken."""
+        """Restore the result from `state_dict`."""
         return cls(
             units=tuple(revived(state["units"])),
             refused=dict(state["refused"]),
@@ -56,7 +56,7 @@ class TracedNetwork:
 
 
 def succeeding(traced: TracedNetwork, before: TracedNetwork | None, values: Mapping[str, Tensor]) -> TracedNetwork:
-    """The result after an edit of modules. Initial distributions and values from before are kept as far as they fit.
+    """The result after an edit of modules. Earlier initial distributions and values are kept as far as they fit.
 
     Args:
         traced: the new result.
@@ -70,7 +70,7 @@ def succeeding(traced: TracedNetwork, before: TracedNetwork | None, values: Mapp
 
 
 def _grown(old: Tensor | None, now: Tensor) -> Tensor:
-    """The initial value of a parameter that may have grown: the old one, then the current values of the new part."""
+    """The initial value of a parameter that may have grown: the old part, and the current values of the new part."""
     new = now.clone()
     if old is not None and old.ndim == new.ndim and all(a <= b for a, b in zip(old.shape, new.shape, strict=True)):
         new[tuple(slice(size) for size in old.shape)] = old

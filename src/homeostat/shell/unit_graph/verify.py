@@ -24,13 +24,13 @@ REDRAWN = 4
 
 @dataclass
 class Guess:
-    """A candidate group: units that several rows may make, or one row that others only weigh.
+    """A candidate group: units of several rows, or of one row that others only weight.
 
     Args:
         sources: paths of the layers, the first names the group.
-        members: unit of the group -> its global unit numbers, one column a row [H, rows].
+        members: unit of the group -> its global unit numbers, one column per row [H, rows].
         owner: spot -> the unit of the group to which each feature belongs, or -1.
-        summed: how many rows are summed where the units are used; 0 means all.
+        summed: number of rows that are summed where the units are used; 0 means all.
     """
 
     sources: tuple[str, ...]
@@ -51,12 +51,12 @@ class Guess:
 
 
 def uses(pins: PinnedCopy, spot: Spot) -> bool:
-    """Whether a layer's columns use the units there; a norm only carries them."""
+    """Whether the columns of a layer use the units there. A norm only carries them."""
     return pins.parts.parts[spot.path].layout is not None
 
 
 def verified(pins: PinnedCopy, flow: Flow, found: list[Guess], reasons: dict[str, str]) -> list[Guess]:
-    """The guesses that hold in exact passes; no two of them use the same feature."""
+    """The guesses that hold in exact passes. No two of them use the same feature."""
     kept: list[Guess] = []
     together = _violated(pins, found) if found else False
     for guess in sorted(found, key=lambda g: -sum(bool((o >= 0).any()) for o in g.owner.values())):
@@ -71,7 +71,7 @@ def verified(pins: PinnedCopy, flow: Flow, found: list[Guess], reasons: dict[str
 
 
 def _violated(pins: PinnedCopy, found: list[Guess]) -> bool:
-    """Whether a change of units shows at features that do not belong to them."""
+    """Whether a change of units affects features that do not belong to them."""
     starts = [sum(g.width for g in found[:i]) for i in range(len(found))]
     total = sum(g.width for g in found)
     numbers = torch.arange(total)
@@ -104,7 +104,7 @@ def _is_wrong(
         part = pins.parts.parts.get(spot.path)
         if spot not in read:
             if spot.path == RETURN or (part is not None and part.role in (Role.OPAQUE, Role.RECURRENT)):
-                return True  # it is used in an unknown way: an opaque module, an initial state
+                return True  # it is used in an unknown way: by an opaque module, or as an initial state
             continue
         allowed = torch.zeros_like(changed)
         for guess, units in zip(found, on, strict=True):
@@ -117,7 +117,7 @@ def _is_wrong(
 
 
 def _in_turn(pins: PinnedCopy, guess: Guess) -> str:
-    """Why rows are not one unit: they show in different positions of one feature. "" if they are one."""
+    """The reason why rows are not one unit: they affect different positions of one feature. "" if they are one."""
     shown = []
     for row in guess.members.T if guess.members.shape[1] > 1 else ():
         mask = torch.zeros(pins.total, dtype=torch.bool)
@@ -140,7 +140,7 @@ def _overlapping(guess: Guess, kept: list[Guess], pins: PinnedCopy) -> str:
 
 
 def _added_to(pins: PinnedCopy, flow: Flow, guess: Guess) -> str:
-    """What is added to the units: something that shows at their features while they are all zero. "" if nothing."""
+    """What is added to the units, i.e. what affects their features while they are all zero. "" if nothing."""
     features = {spot: owner >= 0 for spot, owner in guess.owner.items()}
     spot = added(pins, flow, set(guess.sources), guess.mask(pins.total), features)
     if spot is None:
@@ -151,7 +151,7 @@ def _added_to(pins: PinnedCopy, flow: Flow, guess: Guess) -> str:
 
 
 def added(pins: PinnedCopy, flow: Flow, sources: set[str], silent: Tensor, features: dict[Spot, Tensor]) -> Spot | None:
-    """A spot at which something shows at the features while the units of `sources` in `silent` are zero."""
+    """A spot at which something affects the features while the units of `sources` in `silent` are zero."""
     if all(set(flow.sources_at(spot)) <= sources for spot in features):
         return None
     for palette in (NARROW, WIDE):
@@ -176,9 +176,10 @@ def failing_layers(
     kwargs: dict[str, Any],
     training: bool = False,
 ) -> set[str]:
-    """Layers whose groups are wrong: units without outgoing columns changed the output when their rows were redrawn.
+    """Layers whose groups are wrong: redrawing the rows of units without outgoing columns changed the output.
 
-    Norms that mix units (layer, group, RMS norm) are bypassed: through them a unit changes the others by design.
+    Norms that mix units (layer, group, RMS norm) are bypassed, because through them a unit changes the others by
+    design.
 
     Args:
         training: run in training mode without dropout, as the network was traced.

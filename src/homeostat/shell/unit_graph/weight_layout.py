@@ -18,15 +18,15 @@ NOBODY = -1
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch along one dimension of one parameter: the rows of a layer, or its columns.
+    """A range along one dimension of one parameter: the rows of a layer, or its columns.
 
     Args:
         name: parameter name in the network.
         dim: dimension of the parameter.
-        start: first index of the stretch.
-        count: its length; a multiple of the number of units where units lie in it several times (gates of a GRU).
+        start: first index of the range.
+        count: its length; a multiple of the number of units if each has several rows (gates of a GRU).
         size: length of the whole dimension.
-        groups: blocks of dimension 0 that see different inputs (grouped convolution); `count` is over all of them.
+        groups: blocks of dimension 0 with different inputs (grouped convolution); `count` covers all of them.
         depth: rows in each of those blocks.
     """
 
@@ -57,13 +57,13 @@ class Layout:
     Args:
         width: units it makes.
         axis: feature axis of input and output, counted from the end.
-        rows: what makes a unit; the weight first.
-        columns: what uses an input feature.
-        biases: name of the bias that the consumer adds, for each of `columns`; None where there is none.
+        rows: ranges that make a unit; the weight first.
+        columns: ranges that use an input feature.
+        biases: name of the bias that the consumer adds, for each of `columns`; None if there is none.
         inner: columns by which the layer uses its own units (the hidden-to-hidden weight of a recurrent layer).
-        inner_biases: the biases beside them.
-        no_rows: why its units cannot be edited though it can be followed, or "".
-        no_columns: why what it uses cannot be edited, or "".
+        inner_biases: the biases that are added with them.
+        no_rows: reason why its units cannot be edited although it can be followed, or "".
+        no_columns: reason why its columns cannot be edited, or "".
     """
 
     width: int
@@ -143,11 +143,11 @@ def matrix(
     bias_start: int = 0,
     bias_total: int | None = None,
 ) -> Layout:
-    """A matrix product. `shape` is (out, in); rows may be a stretch of a taller matrix, e.g. fused q, k and v.
+    """A matrix product. `shape` is (out, in); rows may be a range of a taller matrix, e.g. fused q, k and v.
 
     Args:
         transposed: the parameter is stored as [in, out].
-        start, total: where the rows begin, and how many the parameter has.
+        start, total: first row, and number of rows of the parameter.
     """
     out, inputs = shape
     total = out if total is None else total
@@ -168,7 +168,7 @@ def convolution(weight: str, out: int, inputs: int, groups: int, axis: int, bias
 
 
 def _transposed(module: Any, axis: int, bias: str | None) -> Layout:
-    """Weight [in, out, ...]. How often an input reaches an output depends on the position: nothing can be folded."""
+    """Weight [in, out, ...]. How often an input reaches an output depends on the position, so nothing can be folded."""
     out, inputs = module.out_channels, module.in_channels
     rows = [Block("weight", 1, 0, out, out)] + ([Block(bias, 0, 0, out, out)] if bias is not None else [])
     odd = "it is a transposed convolution with groups" if module.groups > 1 else ""
