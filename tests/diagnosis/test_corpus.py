@@ -78,6 +78,7 @@ def test_every_condition_is_raised_by_some_sick_run() -> None:
         "loss-spikes",
         "frozen-by-accident",
         "loss-scale-at-its-floor",
+        "overfitting",
     }
     assert hits | tested == set(components("condition")) - {"edge-of-stability"}
 

@@ -129,7 +129,7 @@ def test_layers_in_plain_lists_are_found_and_registered_ones_are_not():
 
 
 def labelled(batches) -> LossCollector:
-    collector = LossCollector(lambda part: contextlib.nullcontext())
+    collector = LossCollector(lambda part: contextlib.nullcontext(), lambda: 0)
     for step, labels in enumerate(batches, 1):
         collector.see(step, F.cross_entropy(nn.Linear(5, 10)(torch.randn(len(labels), 5)), labels))
     return collector

@@ -19,7 +19,7 @@ from homeostat.shell.hooks import torch_internals as internals
 from homeostat.shell.hooks.wrappers import live, unwrap, wrappers_of
 
 USED = {
-    "classes": {"BATCH_NORM", "DROPOUT", "TRANSPOSED_CONV"},
+    "classes": {"BATCH_NORM", "DROPOUT", "LOSS_MODULE", "TRANSPOSED_CONV"},
     "modules": {"children_of", "own_parameters", "buffers_of", "owner_table", "is_built", "hook_tables"},
     "hooks": {"global_hook_tables", "gradient_hooks", "steps_on_stack", "keyword_hooks", "hook_tables_in"},
     "others' hooks": {"hook_functions", "step_hook_tables"},
@@ -51,6 +51,7 @@ def test_every_name_is_tried_below():
 
 def test_classes():
     assert all(issubclass(kind, internals.BATCH_NORM) for kind in (nn.BatchNorm2d, nn.InstanceNorm1d, nn.SyncBatchNorm))
+    assert all(issubclass(kind, internals.LOSS_MODULE) for kind in (nn.CrossEntropyLoss, nn.MSELoss, nn.CTCLoss))
     assert issubclass(nn.Dropout2d, internals.DROPOUT) and issubclass(nn.AlphaDropout, internals.DROPOUT)
     assert issubclass(nn.ConvTranspose2d, internals.TRANSPOSED_CONV)
     assert not issubclass(nn.Conv2d, internals.TRANSPOSED_CONV) and not issubclass(nn.LayerNorm, internals.BATCH_NORM)

@@ -9,6 +9,7 @@ from homeostat.clinic.fault import (
     PLAIN,
     Change,
     adjust,
+    after,
     from_start,
     no_better,
     stands,
@@ -95,6 +96,36 @@ def _scale_falls(draft: Draft) -> None:
     from_start(draft)
 
 
+def held_out(draft: Draft) -> None:
+    """A fifth of the data is held out and evaluated through a loss module."""
+    draft.optimizer = lines(draft.optimizer, "criterion = nn.CrossEntropyLoss()", "tests = []")
+    draft.data = lines(
+        draft.data,
+        "mixed = torch.randperm(len(X))\nX, Y = X[mixed], Y[mixed]",
+        "many = len(X) // 5\nVX, VY = X[:many], Y[:many]\nX, Y = X[many:], Y[many:]",
+    )
+    draft.loss = "loss = criterion(out, y)"
+    after(
+        draft,
+        "if step % 20 == 19:\n    model.eval()\n    with torch.no_grad():\n"
+        "        tests.append(criterion(model(VX), VY).item())\n    model.train()",
+    )
+    draft.printed.append("'best': min(tests), 'test': sum(tests[-3:]) / 3")
+
+
+def _learnt_by_heart(draft: Draft) -> None:
+    """Few data with wrong labels among them."""
+    draft.scheduler, draft.after = "", ""
+    held_out(draft)
+    draft.data = lines(
+        draft.data,
+        "X, Y = X[:60], Y[:60]",
+        f"Y = torch.where(torch.rand(60) < 0.4, torch.randint(0, {draft.classes}, (60,)), Y)",
+    )
+    draft.steps = 800
+    draft.printed.append("'onset': 20 * (tests.index(min(tests)) + 1)")
+
+
 def _frozen_middle(draft: Draft) -> None:
     """A layer in the middle has `requires_grad=False`."""
     adjust(
@@ -163,5 +194,13 @@ FAULTS = (
         _scale_falls,
         ("loss-scale-at-its-floor", "non-finite"),
         shows=lambda truth: truth["scale"] <= 1,
+    ),
+    Change(
+        "learnt-by-heart",
+        CLASSIFIERS,
+        _learnt_by_heart,
+        ("overfitting",),
+        shows=lambda truth: truth["test"] > 1.4 * truth["best"] and truth["last"] < 0.5 * truth["first"],
+        wish={"data": ("digits", "blobs"), "no_loader": True},
     ),
 )

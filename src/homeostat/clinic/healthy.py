@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from homeostat.clinic.draft import Draft, lines
 from homeostat.clinic.fault import CLASSIFIERS, MODELS, Change, Truth, adjust, after, learned, progress
-from homeostat.clinic.faults_more import scaled
+from homeostat.clinic.faults_more import held_out, scaled
 from homeostat.clinic.faults_script import evaluation, resumed
 
 ALL = (*MODELS, "gan", "siamese", "dqn", "actor-critic", "sac", "grpo")
@@ -268,5 +268,6 @@ VARIANTS = (
     Change("warm-restarts", MODELS, _warm_restarts, shows=learned),
     Change("observer", CLASSIFIERS, _observer, shows=learned),
     Change("full-batch", ("mlp", "regressor", "autoencoder"), _full_batch, shows=learned, wish={"no_loader": True}),
+    Change("held-out", CLASSIFIERS, held_out, shows=learned, wish={"data": ("digits", "blobs"), "no_loader": True}),
     Change("loss-scale", MODELS, scaled, shows=learned),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is read from the graphs of losses and kept like vitals: always, at steps that no setting chooses."""
+"""What is read from losses and kept like vitals: always, at steps that no setting chooses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 ENTROPY, SCALE, DIVERGENCE = "policy-entropy", "policy-scale", "policy-kl"
 RETURNS, TARGETS, PREDICTIONS, FIT = "target-mean", "target-size", "prediction-size", "target-fit"
+
+EVALUATION = "evaluation-loss"
 
 LOSS_SERIES: Mapping[str, tuple[str, str]] = {
     ENTROPY: ("Entropy of a policy's discrete actions over the logarithm of their number, in 0..1.", "share"),
@@ -15,5 +17,6 @@ LOSS_SERIES: Mapping[str, tuple[str, str]] = {
     TARGETS: ("Root mean square of the numbers that outputs are compared with.", "target"),
     PREDICTIONS: ("Root mean square of the outputs that are compared with numbers.", "target"),
     FIT: ("Part of the variance of these numbers in a batch that the outputs explain: 1 is all of it.", "share"),
+    EVALUATION: ("Mean loss of a pass of the script's own evaluation, through a loss module.", "loss"),
 }
 """Name -> (meaning, unit)."""

@@ -259,8 +259,9 @@ class AttachedRun:
 
     def evaluation(self) -> AbstractContextManager[None]:
         """Context manager for evaluations: inside, treatments of stage "evaluation" change the network (for example to
-        averaged weights); afterwards it is restored bit for bit."""
-        return self._stages.evaluation()
+        averaged weights); afterwards it is restored bit for bit. What loss modules return inside without gradient is
+        recorded as "evaluation-loss"."""
+        return self._run.losses.evaluations.during(self._stages.evaluation())
 
     def treat(self, treatment: Treatment | str) -> None:
         """Start a treatment now.

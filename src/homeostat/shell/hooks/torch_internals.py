@@ -30,6 +30,7 @@ from homeostat.core.signals import pass_on
 __all__ = [
     "BATCH_NORM",
     "DROPOUT",
+    "LOSS_MODULE",
     "TRANSPOSED_CONV",
     "WRAPPED",
     "anything_compiled",
@@ -78,6 +79,8 @@ BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase
 """Base class of batch and instance norms, whose statistics belong to one channel each."""
 DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd
 """Base class of the dropout layers."""
+LOSS_MODULE: type[nn.Module] = nn.modules.loss._Loss
+"""Base class of the losses that are modules."""
 TRANSPOSED_CONV: type[nn.Module] = nn.modules.conv._ConvTransposeNd
 """Base class of the transposed convolutions."""
 WRAPPED = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}

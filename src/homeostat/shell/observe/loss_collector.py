@@ -25,6 +25,7 @@ from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, is_plain,
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.cadence import next_loss_reading
+from homeostat.shell.observe.evaluation_collector import EvaluationCollector
 from homeostat.shell.observe.frozen_collector import FrozenCollector
 from homeostat.shell.observe.label_collector import LabelCollector
 from homeostat.shell.observe.layer_collector import LayerCollector, middle
@@ -46,6 +47,7 @@ class LossCollector:
 
     Args:
         guard: wraps what is done inside the user's passes.
+        steps: returns the completed steps of the run.
 
     Attributes:
         next: the step whose loss is read next.
@@ -53,13 +55,15 @@ class LossCollector:
         policies: what the losses show of policies and values.
         frozen: layers that stay as they are amid trained ones.
         scale: the loss scale.
+        evaluations: losses of the script's own evaluations.
     """
 
-    def __init__(self, guard: Guarding) -> None:
+    def __init__(self, guard: Guarding, steps: Callable[[], int]) -> None:
         self._networks = list[Network]()
         self.policies = PolicyCollector(self._networks, guard)
         self.frozen = FrozenCollector(self._networks, guard)
         self.scale = ScaleCollector()
+        self.evaluations = EvaluationCollector(self._networks, guard, steps)
         self.next = 1
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._layers, self._labels, self._outputs = LayerCollector(), LabelCollector(), OutputCollector()
@@ -94,6 +98,7 @@ class LossCollector:
         """Count what the graph of a loss shows."""
         self.next = next_loss_reading(step)
         self._look_at_gradients()
+        self.evaluations.search(step)
         for read in self.readers:
             read(step, loss)
         reading = read_loss(loss)

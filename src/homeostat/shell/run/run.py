@@ -77,7 +77,7 @@ class Run:
         self._trained_by, self._scaled = OptimizerNetworks(), False
         self._backwards, self._ended = BACKWARD_HOOKS.backwards, False
         self.guard, self.outside = self.failures.guard, OutsideFacts()
-        self.losses = LossCollector(self.guard)
+        self.losses = LossCollector(self.guard, lambda: self.steps)
         failed = partial(self.failures.note, "the loss")
         self._listeners = self._before_backward, self._skipped, self.losses.scale.see, failed
         self._logged = LoggedMetrics(settings.metrics, lambda: self.steps, self.failures.note)
@@ -104,7 +104,7 @@ class Run:
                 self.keep(one.end())
         for what, why in unmeasured([(one.network, one.observer) for one in self.networks]):
             self.not_measured(what, why)
-        self.keep(self._logged.stop())
+        self.keep([*self._logged.stop(), *self.losses.evaluations.end()])
         self._diagnose(ended=True)
         self.losses.end()
         self._progress()
@@ -229,7 +229,7 @@ class Run:
         one.plan_next()
 
     def _take_in(self, one: NetworkRun, sample: Sample) -> None:
-        self.keep([*sample.rows, *self._logged.rows()])
+        self.keep([*sample.rows, *self._logged.rows(), *self.losses.evaluations.rows()])
         self._diagnose()
         one.treatments.flush_if_due()
         self._progress()

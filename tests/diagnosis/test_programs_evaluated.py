@@ -1,0 +1,95 @@
+"""Scripts that evaluate through a loss module: overfitting is named, and an evaluation that improves is well."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import homeostat
+from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
+
+
+def data(n: int, seed: int, noise: float):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 20, generator=draw)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    flipped = torch.rand(n, generator=draw) < noise
+    return x, torch.where(flipped, 1 - y, y)
+
+
+def train(sick: bool, kind=nn.CrossEntropyLoss, mode: str = "eval", steps: int = 600, measured: bool = True):
+    """A large network on few noisy labels learns them by heart; on many there is nothing to learn by heart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    criterion = kind() if kind is nn.CrossEntropyLoss else kind(reduction="sum")
+    (x, y), (vx, vy) = data(60 if sick else 4000, 1, 0.2), data(400, 2, 0.2)
+    run = homeostat.attach(model, optimizer, every=10) if measured else None
+    seen = []
+    for step in range(steps):
+        i = torch.randint(0, len(x), (32,))
+        optimizer.zero_grad()
+        criterion(model(x[i]), y[i]).backward()
+        optimizer.step()
+        if step % 25 == 24:
+            model.eval() if mode == "eval" else None
+            with torch.no_grad():
+                parts = vx.split(150), vy.split(150)
+                if mode == "opened" and run is not None:
+                    with run.evaluation():
+                        seen.append([float(criterion(model(a), b)) for a, b in zip(*parts, strict=True)])
+                else:
+                    seen.append([float(criterion(model(a), b)) for a, b in zip(*parts, strict=True)])
+            model.train()
+    if run is not None:
+        run.detach()
+    return run, seen, model
+
+
+def named(run) -> list[str]:
+    return [f.condition for f in run.findings() if f.severity != "info"]
+
+
+@pytest.mark.parametrize("mode", ["eval", "opened"])
+@pytest.mark.parametrize("sick", [True, False])
+def test_overfitting_is_named(sick, mode):
+    run, seen, _ = train(sick, mode=mode)
+    assert named(run) == (["overfitting"] if sick else [])
+    values = run.to_json()["vitals"]["evaluation-loss"]["network"]
+    truth = [(150 * a + 150 * b + 100 * c) / 400 for a, b, c in seen]
+    assert [step for step, _ in values] == [25 * (k + 1) for k in range(len(seen))]
+    assert [value for _, value in values] == pytest.approx(truth, rel=1e-5)
+
+
+def test_passes_without_gradient_in_training_mode_are_no_evaluations():
+    run, _, _ = train(True, mode="training")
+    assert "evaluation-loss" not in run.to_json()["vitals"]
+
+
+def test_nothing_of_the_run_changes():
+    _, seen, model = train(True)
+    _, plain, same = train(True, measured=False)
+    assert seen == plain
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_followed_loss_module_is_copied_pickled_and_scripted_as_without():
+    model, criterion = nn.Linear(4, 2), nn.CrossEntropyLoss(label_smoothing=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = pickle.dumps(criterion)
+    run = homeostat.attach(model, optimizer, every=1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        criterion(model(torch.ones(3, 4)), torch.tensor([0, 1, 0])).backward()
+        optimizer.step()
+    assert len(MODULE_HOOKS) and pickle.dumps(criterion) == before
+    assert not copy.deepcopy(criterion)._forward_hooks
+    scripted = torch.jit.script(criterion)
+    assert float(scripted(torch.eye(2), torch.tensor([0, 1]))) == float(criterion(torch.eye(2), torch.tensor([0, 1])))
+    run.detach()
+    assert not criterion._forward_hooks and not len(MODULE_HOOKS)
