@@ -11,19 +11,23 @@ from typing import Any
 
 from pages import keep
 
-from homeostat.catalogue import verdict_of
+from homeostat.catalogue import notes_on, verdict_of
 from homeostat.core.component import cites, components
 from homeostat.studies.lab.study import Study
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PLOTS = DOCS / "gallery.md", DOCS / "images" / "gallery"
-COLOUR = {"holds": "#2a7f4f", "does not hold": "#b3322c", "inconclusive": "#a6761d"}
+COLOUR = {"holds": "#2a7f4f", "does not hold": "#b3322c"}
+OPEN = "#a6761d"
 HEAD = """# Gallery
 
 Every study with a verdict, and what its seeds showed. The page and the plots are made from the verdict files by
 `make gallery`; each verdict was made by the command beside it, and [how a verdict is reached](studies.md) says what the
-words mean. In a plot, a dot is a seed, the bar is the 95% interval of the mean, and the dashed line is what had to be
-exceeded for the claim to hold; below them, a series that the study kept (mean over the seeds, one line an arm).
+words mean. One primary expectation decides (at most two); secondary ones never change a verdict. Verdicts marked as of
+the earlier rule were made when all expectations had to hold, with a 95% interval; those judged before the code changed
+have not been repeated with the present code of their treatments, and a remark says what the change means. In a plot, a
+dot is a seed, the bar is the interval of the mean, and the dashed line is what had to be exceeded; below them, a series
+that the study kept (mean over the seeds, one line an arm).
 """
 
 
@@ -36,10 +40,11 @@ def judged() -> list[tuple[type[Study], dict[str, Any]]]:
 def page() -> str:
     """The whole page."""
     rows = judged()
-    lines = ["| study | verdict | deciding expectation | effect | 95% interval |", "|---|---|---|---|---|"]
+    lines = ["| study | verdict | rule | deciding expectation | effect | interval |", "|---|---|---|---|---|---|"]
     for study, v in rows:
         link, figures = f"[{study.name}](#{study.name})", f"{number(v['effect'])} | {span(v['interval'])}"
-        lines.append(f"| {link} | **{v['verdict']}** | {cell(v['expectation'])} | {figures} |")
+        rule = "earlier" if "rule" not in v else "present"
+        lines.append(f"| {link} | **{v['verdict']}**{_but(v)} | {rule} | {cell(v['expectation'])} | {figures} |")
     return "\n".join([HEAD, *lines, "", *(section(study, verdict) for study, verdict in rows)]).rstrip() + "\n"
 
 
@@ -48,14 +53,53 @@ def section(study: type[Study], verdict: dict[str, Any]) -> str:
     lines = [f"## {study.name}", "", f"> {verdict['claim']}", "", *(f"- {cite}" for cite in cites(study)), ""]
     lines += [inspect.getdoc(study) or "", ""]
     lines += [f"![{study.name}: {verdict['verdict']}](images/gallery/{study.name}.svg)", ""]
-    lines += [f"**{verdict['verdict']}** with {len(verdict['seeds'])} seeds.", ""]
-    lines += ["| expected | effect | 95% interval | must exceed | seen |", "|---|---|---|---|---|"]
-    for e in verdict["expectations"]:
+    lines += [f"**{verdict['verdict']}**{_but(verdict)} with {len(verdict['seeds'])} seeds.", ""]
+    if notes := notes_on(study, verdict):
+        lines += [f"*{note[0].upper()}{note[1:]}.*" for note in notes] + [""]
+    lines += ["| expected | role | effect | interval | must exceed | seen |", "|---|---|---|---|---|---|"]
+    for e in [*verdict.get("preconditions", ()), *verdict["expectations"]]:
         figures = f"{number(e['effect'])} | {span(e['interval'])} | {number(e['threshold'])}"
-        lines.append(f"| {cell(e['says'])} | {figures} | {e['verdict']} |")
-    lines += ["", *([study.remarks, ""] if study.remarks else []), f"Tuned: {study.tuning}.", ""]
+        lines.append(f"| {cell(e['says'])} | {e.get('role', '')} | {figures} | {e['verdict']} |")
+    lines += ["", *_robust(verdict), *([study.remarks, ""] if study.remarks else []), *_reasons(study, verdict)]
     lines += [f"`{verdict['command']}` ({_time(verdict)})", ""]
     return "\n".join(lines)
+
+
+def _but(verdict: Mapping[str, Any]) -> str:
+    """The secondary expectations that were not seen, beside a claim that holds."""
+    others = [e for e in verdict["expectations"] if e.get("role") == "secondary" and e["verdict"] != "holds"]
+    if verdict["verdict"] != "holds" or not others:
+        return ""
+    return f"; but {len(others)} secondary expectation{'s' * (len(others) != 1)} not seen"
+
+
+def _robust(verdict: Mapping[str, Any]) -> list[str]:
+    """Interquartile mean and probability of improvement of the primary expectations."""
+    lines = []
+    for e in verdict["expectations"]:
+        if e.get("role") == "primary" and e.get("middle"):
+            line = f"Interquartile mean of the effect ({e['says']}): {_with_interval(e['middle'])}"
+            if e.get("improvement"):
+                line += f"; probability of improvement {_with_interval(e['improvement'])}"
+            lines += [line + ".", ""]
+    return lines
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    return f"{number(found['value'])} ({span(found['interval'])})"
+
+
+def _reasons(study: type[Study], verdict: Mapping[str, Any]) -> list[str]:
+    """Why the primary expectation is the primary one, and what was tuned."""
+    lines = [f"Primary: {verdict['because']}", ""] if verdict.get("because") else []
+    for arm, log in verdict.get("tuning_log", {}).items():
+        tried = "; ".join(f"{_setting(row['setting'])}: {number(row['mean'])}" for row in log["tried"])
+        lines += [f"Tuned, {arm}: {_setting(log['chosen'])} by {log['rule']} on seeds {log['seeds']} ({tried}).", ""]
+    return [*lines, f"Tuned: {study.tuning}.", ""]
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{knob}={value}" for knob, value in setting.items())
 
 
 def _time(verdict: Mapping[str, Any]) -> str:
@@ -84,7 +128,7 @@ def draw(study: type[Study], verdict: dict[str, Any], path: Path) -> None:
     """The plot of one study as SVG: a strip for every expectation, and the series."""
     from matplotlib import pyplot as plt
 
-    strips, series = verdict["expectations"], _series(study, verdict)
+    strips, series = verdict["expectations"] or verdict["preconditions"], _series(study, verdict)
     heights = [0.55] * len(strips) + ([2.6] if series else [])
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(8, 1.2 * len(strips) * 0.75 + (3.2 if series else 0.4)), squeeze=False,
@@ -100,7 +144,7 @@ def draw(study: type[Study], verdict: dict[str, Any], path: Path) -> None:
 
 
 def _strip(axis: Any, strip: Mapping[str, Any]) -> None:
-    colour = COLOUR[strip["verdict"]]
+    colour = COLOUR.get(strip["verdict"], OPEN)
     low, high = strip["interval"]
     if low is not None and high is not None:
         axis.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
@@ -116,7 +160,7 @@ def _strip(axis: Any, strip: Mapping[str, Any]) -> None:
 
 def _series_name(study: type[Study], verdict: Mapping[str, Any]) -> str:
     """The series the study wants drawn, or the first that it kept."""
-    first = next(iter(verdict["per_seed"].values()))
+    first = next(iter(verdict["per_seed"].values()), {})
     kept = [name for arm in first.values() for name, value in arm.items() if isinstance(value, list)]
     return study.series if study.series in kept else next(iter(kept), "")
 

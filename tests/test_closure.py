@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import homeostat
+from homeostat.catalogue.status import RUNS_CELLS
 from homeostat.core.closure import closure, digest
 from homeostat.core.component import components, find
-from homeostat.studies.lab.run_cache import RUNS_CELLS
 
 SRC = Path(homeostat.__file__).parent
 STUDIES = {name: c.__module__ for name, c in components("study").items() if c.__module__.startswith("homeostat.")}

@@ -7,15 +7,17 @@ from typing import ClassVar
 
 import pytest
 
-from homeostat.catalogue import entries, entry, evidence_of, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue import entries, entry, evidence_of, notes_on, state, to_json, unknown_entries, verdict_of
 from homeostat.catalogue import status as standing
 from homeostat.catalogue.evidence import Evidence, digest, write_evidence
 from homeostat.core import component as registry
+from homeostat.core.closure import closure
 from homeostat.core.component import Component
 from homeostat.core.errors import BadInput
+from homeostat.studies.papers.plasticity.continual_backprop import ContinualBackpropStudy
 
 PAPER = "weighted-tallying-bandit"
-FIELDS = {"components", "laws", "oracle", "study", "verdict"}
+FIELDS = {"components", "laws", "oracle", "study", "verdict", "notes"}
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def evidence(monkeypatch, tmp_path):
 def verdicts(monkeypatch, tmp_path):
     """Points the state at a folder of verdicts of its own."""
     monkeypatch.setattr(standing, "verdict_of", lambda study: verdict_of(study, tmp_path))
-    return lambda study, verdict: (tmp_path / f"{study}.json").write_text(json.dumps({"verdict": verdict}))
+    return lambda study, verdict, **more: (tmp_path / f"{study}.json").write_text(
+        json.dumps({"verdict": verdict, **more})
+    )
 
 
 def test_a_paper_nobody_implements_has_no_state(register):
@@ -58,6 +62,7 @@ def test_a_paper_nobody_implements_has_no_state(register):
         "oracle": False,
         "study": None,
         "verdict": None,
+        "notes": [],
     }
 
 
@@ -119,9 +124,34 @@ def test_study_and_its_verdict(register, verdicts):
     register("a-study", "study")
     assert (state(entry(PAPER)).study, state(entry(PAPER)).verdict) == ("a-study", None)
     register("b-study", "study")
-    verdicts("b-study", "does not hold")
+    verdicts("b-study", "does not hold", rule="present", method_code="another")
+    assert state(entry(PAPER)).notes == (standing.OTHER_CODE,)
     assert (state(entry(PAPER)).study, state(entry(PAPER)).verdict) == ("b-study", "does not hold")
     assert state(entry(PAPER)).components == ()
+
+
+def test_notes_tell_an_earlier_rule_and_other_code():
+    study = ContinualBackpropStudy
+    now = {"rule": "present", "method_code": standing.code_of(study(), without=standing.MACHINERY)}
+    assert notes_on(study, now) == ()
+    assert notes_on(study, {**now, "method_code": "0"}) == (standing.OTHER_CODE,)
+    assert notes_on(study, {"code": standing.code_of(study())}) == (standing.EARLIER_RULE,)
+    assert notes_on(study, {"code": "0"}) == (standing.EARLIER_RULE, standing.OTHER_CODE)
+
+
+def test_the_fingerprint_of_the_method_covers_its_treatment_and_not_the_shell():
+    study = ContinualBackpropStudy()
+    files = {path.as_posix() for path in closure([type(study).__module__], without=standing.MACHINERY)}
+    assert any(path.endswith("treatments/resets/continual_backprop.py") for path in files)
+    assert any(path.endswith("studies/lab/training.py") for path in files)
+    assert not any("/shell/" in path or "/core/" in path for path in files)
+
+
+@pytest.mark.parametrize("words", ["no effect larger than 0.02", "not shown here"])
+def test_the_other_verdicts_are_read(tmp_path, words):
+    (tmp_path / "a.json").write_text(json.dumps({"verdict": words}))
+    found = verdict_of("a", tmp_path)
+    assert found is not None and found["verdict"] == words
 
 
 def test_a_verdict_in_other_words_is_refused(tmp_path):
@@ -136,7 +166,7 @@ def test_json_has_every_entry_with_its_state():
     assert [row["id"] for row in rows] == [e.id for e in entries()]
     for row in rows:
         assert {"id", "title", "family", "year", "arxiv", "claim", "mechanism", "summary"} | FIELDS <= row.keys()
-        assert row["verdict"] in (None, "holds", "does not hold", "inconclusive")
+        assert row["verdict"] is None or row["verdict"] in standing.VERDICTS or row["verdict"].startswith("no effect")
         assert row["laws"] in (None, "passed", "failed", "declared")
         assert isinstance(row["components"], list)
         assert isinstance(row["oracle"], bool)

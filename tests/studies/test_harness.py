@@ -15,13 +15,16 @@ import torch
 from rich.console import Console
 from study_for_tests import Toy
 
+from homeostat.catalogue.status import code_of
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
 from homeostat.studies.lab import harness
 from homeostat.studies.lab.cell import Finished
 from homeostat.studies.lab.compare import Comparison
 from homeostat.studies.lab.harness import command_of, run_study
-from homeostat.studies.lab.run_cache import Cells, code
+from homeostat.studies.lab.run_cache import Cells
 from homeostat.studies.lab.tables import render
+from homeostat.studies.lab.tuning import Tuning
+from homeostat.studies.lab.verdict import Precondition
 
 
 def ran(log):
@@ -35,9 +38,9 @@ def log(tmp_path):
 
 def test_arms_are_paired_and_judged(tmp_path):
     verdict = run_study(Toy(), "paper", seeds=6, folder=tmp_path, progress=False)
-    assert verdict.verdict == "holds" and verdict.seeds == (0, 1, 2, 3, 4, 5)
+    assert verdict.verdict == "holds" and verdict.seeds == (100, 101, 102, 103, 104, 105)
     assert verdict.expectations[0].per_seed == pytest.approx([1.0] * 6)
-    scores = [verdict.per_seed[str(s)]["a"]["score"] for s in range(6)]
+    scores = [verdict.per_seed[str(s)]["a"]["score"] for s in range(100, 106)]
     assert len(set(scores)) == 6
     assert verdict.arms["b"]["measures"]["score"]["mean"] == pytest.approx(sum(scores) / 6 + 1)
     assert "series" not in verdict.arms["b"]["measures"]
@@ -101,7 +104,7 @@ def test_runs_of_other_code_are_not_used(tmp_path, log, monkeypatch, other):
     study = Toy(log=str(log))
     run_study(study, seeds=1, folder=tmp_path, progress=False)
     log.unlink()
-    monkeypatch.setattr("homeostat.studies.lab.run_cache.code", lambda study, arm: other)
+    monkeypatch.setattr("homeostat.studies.lab.run_cache.code_of", lambda study, arm: other)
     for _ in range(2):
         run_study(study, seeds=1, folder=tmp_path, progress=False)
     assert ran(log) == ["a 0", "b 0"] * (1 if other else 2), "code that is not known may have changed"
@@ -109,9 +112,9 @@ def test_runs_of_other_code_are_not_used(tmp_path, log, monkeypatch, other):
 
 def test_a_comparison_keeps_its_arms_apart(tmp_path):
     """An edit of a treatment costs the runs of the arms that name it, and no other."""
-    redo, l2 = (code(Comparison(treat=("redo", "l2-init")), arm) for arm in ("redo:every=5", "l2-init"))
-    assert redo != l2 != code(Comparison(treat=("l2-init",)), "untreated")
-    assert l2 == code(Comparison(treat=("l2-init",)), "l2-init")
+    redo, l2 = (code_of(Comparison(treat=("redo", "l2-init")), arm) for arm in ("redo:every=5", "l2-init"))
+    assert redo != l2 != code_of(Comparison(treat=("l2-init",)), "untreated")
+    assert l2 == code_of(Comparison(treat=("l2-init",)), "l2-init")
 
 
 @pytest.mark.slow
@@ -153,16 +156,20 @@ def test_only_a_full_run_of_a_study_of_ours_goes_into_the_package(tmp_path, monk
     monkeypatch.setattr(harness, "files", lambda package: tmp_path / "package")
     target = tmp_path / "package" / "verdicts" / "toy.json"
     run = dict(folder=tmp_path, progress=False)
-    run_study(Toy(), "paper", 5, **run)
+    run_study(Toy(), "paper", 10, **run)
     assert not target.exists(), "not one of the package's studies"
     monkeypatch.setattr(Toy, "__module__", "homeostat.studies.toy")
     run_study(Toy(), "paper", 4, **run)
-    run_study(Toy(), "smoke", 5, **run)
-    run_study(Toy(data="elsewhere"), "paper", 5, **run)
+    run_study(Toy(), "smoke", 10, **run)
+    run_study(Toy(data="elsewhere"), "paper", 10, **run)
+    run_study(Toy(gain=0.5), "paper", 20, **run)
     assert not target.exists()
-    run_study(Toy(), "paper", 5, **run)
+    run_study(Toy(), "paper", **run)
     stored = json.loads(target.read_text())
-    assert stored["verdict"] == "holds" and stored["command"] == "homeostat study toy --budget paper --seeds 5 --jobs 1"
+    assert (
+        stored["verdict"] == "holds" and stored["command"] == "homeostat study toy --budget paper --seeds 100 --jobs 1"
+    )
+    assert len(stored["seeds"]) == 10, "the first look decided"
     assert stored["tuning"] == "nothing" and stored["settings"]["size"] == 2 and stored["versions"]["torch"]
 
 
@@ -209,3 +216,44 @@ def test_the_table_shows_verdict_effect_interval_and_command(tmp_path):
     text = console.export_text()
     for part in ("toy: holds", "b is better than a.", "1 to 1", "seeds: 3, arms: 2, budget: smoke", verdict.command):
         assert part in text
+
+
+def test_seeds_are_run_in_blocks_until_the_claim_is_decided(tmp_path, log):
+    """An effect of 0.5 with a spread of 0.6 needs more than one block; the margin excludes what is too small."""
+    clear = run_study(Toy(log=str(log)), "paper", folder=tmp_path, progress=False)
+    assert clear.seeds == tuple(range(100, 110)) and len(ran(log)) == 20 and clear.rule
+    close = run_study(Toy(gain=0.8, spread=0.6), "paper", folder=tmp_path, progress=False)
+    assert close.verdict == "holds" and 10 < len(close.seeds) < 100 and len(close.seeds) % 10 == 0
+    none = run_study(Toy(gain=0.5, spread=0.6), "paper", folder=tmp_path, progress=False)
+    assert none.verdict == "no effect larger than 0.8" and len(none.seeds) == 100
+    assert none.deciding.role == "primary" and "none is needed" in none.because
+
+
+def test_a_cure_is_not_judged_where_the_disease_is_not_there(tmp_path, log, monkeypatch):
+    ill = Precondition("a scores more than its seed allows", lambda arms: float(arms["a"]["score"]), 5.0, ("a",))
+    monkeypatch.setattr(Toy, "preconditions", (ill,))
+    verdict = run_study(Toy(log=str(log)), "paper", folder=tmp_path, progress=False)
+    assert verdict.verdict == "not shown here" and verdict.seeds == () and verdict.expectations == ()
+    assert ran(log) == [f"a {seed}" for seed in range(1000, 1010)], "the cure was looked at"
+    assert verdict.deciding.role == "precondition" and verdict.to_json()["expectation"] == ill.says
+    assert render(verdict)
+    monkeypatch.setattr(Toy, "preconditions", (dataclasses.replace(ill, threshold=-5.0),))
+    assert run_study(Toy(), "paper", folder=tmp_path, progress=False).verdict == "holds"
+
+
+def test_tuning_is_done_on_development_seeds_and_recorded(tmp_path, log, monkeypatch):
+    settings = ({"more": 0.0}, {"more": 3.0}, {"more": 1.0})
+    monkeypatch.setattr(Toy, "tune", Tuning("score", {"a": settings[:3], "b": settings[:3]}, seeds=2))
+    verdict = run_study(Toy(log=str(log)), "paper", folder=tmp_path, progress=False)
+    assert sorted(ran(log)[:12]) == sorted(f"{arm} {seed}" for arm in "ab" for seed in (1000, 1001) for _ in settings)
+    record = verdict.to_json()["tuning_log"]["b"]
+    assert record["chosen"] == {"more": 3.0} and record["seeds"] == [1000, 1001]
+    assert [row["setting"] for row in record["tried"]] == list(settings)
+    assert record["rule"] == "highest mean of 'score'"
+    assert min(v["b"]["more"] for v in verdict.per_seed.values()) == 3.0, "the judged runs use what was chosen"
+    assert "given" not in verdict.command
+
+
+def test_a_missing_effect_ends_the_study(tmp_path):
+    verdict = run_study(Toy(gain=float("nan")), "paper", folder=tmp_path, progress=False)
+    assert verdict.verdict == "inconclusive" and len(verdict.seeds) == 10

@@ -30,7 +30,15 @@ def test_smoke(name, tmp_path):
 def test_a_study_says_what_it_claims_and_names_its_paper(name):
     study = STUDIES[name]
     assert study.claim and study.cite and study.entries and study.arms and study.expectations
-    assert set(study.budgets) == {"smoke", "paper"} and study.paper_seeds >= 5
+    assert set(study.budgets) == {"smoke", "paper"} and study.most_seeds >= 10
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.preconditions])
+def test_a_precondition_needs_only_the_arms_that_it_names(name):
+    study = STUDIES[name]()
+    for precondition in study.preconditions:
+        rows = {arm: run_cell(study, (arm, 0), "smoke").measures for arm in precondition.arms}
+        assert isinstance(float(precondition.effect(rows)), float)
 
 
 def test_the_network_is_what_the_setup_says():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,6 +147,8 @@ STUDIES = {
     "states its claim": study(claim="It works."),
     "expects beforehand": study(expectations=()),
     "budgets": study(budgets={"smoke": {}}),
+    "preconditions": study(preconditions=(dataclasses.replace(STUDY.preconditions[0], arms=tuple(STUDY.arms)),)),
+    "tuning": study(tune=SimpleNamespace(tried={"another arm": ({},)})),
 }
 
 

@@ -3,7 +3,7 @@
 from homeostat.catalogue.entries import Entry, entries, entry, families
 from homeostat.catalogue.evidence import Evidence, evidence_of
 from homeostat.catalogue.lookup import search
-from homeostat.catalogue.status import EntryState, state, to_json, unknown_entries, verdict_of
+from homeostat.catalogue.status import EntryState, notes_on, state, to_json, unknown_entries, verdict_of
 
 __all__ = [
     "Entry",
@@ -13,6 +13,7 @@ __all__ = [
     "entry",
     "evidence_of",
     "families",
+    "notes_on",
     "search",
     "state",
     "to_json",

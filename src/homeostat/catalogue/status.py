@@ -7,7 +7,7 @@ file the study harness wrote; laws and oracle: see `evidence`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,13 +15,25 @@ from typing import Any
 
 from homeostat.catalogue.entries import Entry, entries
 from homeostat.catalogue.evidence import evidence_of
+from homeostat.core.closure import closure, digest
 from homeostat.core.component import components, kinds
 from homeostat.core.errors import BadInput
 
 ORACLES = ("controller", "curve", "objective", "treatment", "vital")
 """Kinds that implement a formula of the paper and need an oracle. Streams and conditions do not."""
 
-VERDICTS = ("holds", "does not hold", "inconclusive")
+RUNS_CELLS = "homeostat.studies.lab.cell"
+"""What runs every arm of every study."""
+
+MACHINERY = frozenset({"core", "shell", "record", "diagnosis", "integrations", "testing"})
+"""Packages with laws and tests of their own. Edits of them do not mark a verdict as judged on other code."""
+
+VERDICTS = ("holds", "does not hold", "inconclusive", "not shown here")
+BOUNDED = "no effect larger than "
+"""Beginning of the verdict of a study that excludes larger effects; the number follows."""
+
+EARLIER_RULE = "judged by the earlier rule: all expectations must hold"
+OTHER_CODE = "judged before the code changed"
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,9 @@ class EntryState:
             none), "declared" if one declares an exception, else "passed".
         oracle: whether all of its components that implement a formula are tested against an independent restatement.
         study: id of its study, None if there is none. If there are several, one with a verdict.
-        verdict: of that study: "holds", "does not hold", "inconclusive", or None before its paper-budget run.
+        verdict: of that study: "holds", "does not hold", "no effect larger than X", "inconclusive", "not shown here" (a
+            precondition failed), or None before its paper-budget run.
+        notes: what qualifies the verdict; see `notes_on`.
     """
 
     components: tuple[str, ...] = ()
@@ -42,6 +56,7 @@ class EntryState:
     oracle: bool = False
     study: str | None = None
     verdict: str | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +65,7 @@ class EntryState:
             "oracle": self.oracle,
             "study": self.study,
             "verdict": self.verdict,
+            "notes": list(self.notes),
         }
 
 
@@ -63,9 +79,39 @@ def verdict_of(study: str, folder: Traversable | None = None) -> dict[str, Any] 
     if not source.is_file():
         return None
     found = json.loads(source.read_text("utf-8"))
-    if found.get("verdict") not in VERDICTS:
-        raise BadInput(f"verdict file of {study!r}: its verdict is {found.get('verdict')!r}, not one of {VERDICTS}")
+    said = found.get("verdict")
+    if said not in VERDICTS and not str(said).startswith(BOUNDED):
+        raise BadInput(f"verdict file of {study!r}: its verdict is {said!r}, not one of {VERDICTS}")
     return found
+
+
+def notes_on(study: type[Any], verdict: dict[str, Any]) -> tuple[str, ...]:
+    """What qualifies a stored verdict: an earlier rule, or other code than the present one.
+
+    The code is that of the study, its laboratory and its components. Files of the earlier rule have a fingerprint of
+    all code that the runs used, the shell included.
+    """
+    found: list[str] = []
+    if "rule" not in verdict:
+        found.append(EARLIER_RULE)
+    own = "method_code" in verdict
+    if verdict.get("method_code" if own else "code") != code_of(study(), without=MACHINERY if own else ()):
+        found.append(OTHER_CODE)
+    return tuple(found)
+
+
+def code_of(study: Any, arm: str = "", without: Collection[str] = ()) -> str:
+    """Fingerprint of the code that the runs of a study depend on: its module, what runs it, what these import, and the
+    components that its settings and an arm name; "" when the study has no source file.
+
+    Args:
+        without: packages to leave out, with everything that only they import.
+    """
+    settings = (value for value in study.settings().values() if isinstance(value, str))
+    try:
+        return digest(closure([type(study).__module__, RUNS_CELLS], (*settings, arm), without=without))
+    except ImportError:
+        return ""
 
 
 def state(entry: Entry) -> EntryState:
@@ -98,7 +144,7 @@ def _serving() -> dict[str, list[type[Any]]]:
 
 def _state(serving: list[type[Any]]) -> EntryState:
     parts = sorted((c for c in serving if c.kind != "study"), key=lambda c: c.name)
-    study, verdict = _studied(sorted(c.name for c in serving if c.kind == "study"))
+    study, verdict, notes = _studied({c.name: c for c in serving if c.kind == "study"})
     records = [evidence_of(c) for c in parts]
     formulas = [r for c, r in zip(parts, records, strict=True) if c.kind in ORACLES]
     return EntryState(
@@ -107,6 +153,7 @@ def _state(serving: list[type[Any]]) -> EntryState:
         oracle=bool(formulas) and all(r is not None and bool(r.oracles) for r in formulas),
         study=study,
         verdict=verdict,
+        notes=notes,
     )
 
 
@@ -119,9 +166,12 @@ def _laws(each: list[str | None]) -> str | None:
     return "declared" if "declared" in lawful else "passed"
 
 
-def _studied(names: list[str]) -> tuple[str | None, str | None]:
+def _studied(studies: dict[str, type[Any]]) -> tuple[str | None, str | None, tuple[str, ...]]:
+    names = sorted(studies)
     found = {name: verdict_of(name) for name in names}
     decided = [name for name in names if found[name] is not None]
     study = (decided or names or [None])[0]
     row = found[study] if study else None
-    return study, row["verdict"] if row else None
+    if study is None or row is None:
+        return study, None, ()
+    return study, row["verdict"], notes_on(studies[study], row)

@@ -73,7 +73,7 @@ def catalogue(
     _print_table(f"{len(data['entries'])} entries", columns, [[_cell(e[c]) for c in columns] for e in data["entries"]])
 
 
-@command("homeostat study", "homeostat study continual-backprop --budget paper --seeds 10 --jobs 2")
+@command("homeostat study", "homeostat study continual-backprop --budget paper --jobs 2")
 def study(
     id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="Study to run; without it, list all studies.")
@@ -82,13 +82,13 @@ def study(
         Budget, typer.Option(help="smoke takes seconds; paper takes minutes and gives a verdict.")
     ] = Budget.SMOKE,
     seeds: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of seeds; by default that of the study.")
+        int | None, typer.Option(metavar="N", help="Largest number of seeds; by default that of the study.")
     ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", help="Number of parallel processes.")] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the verdict to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test a paper's claim: run every arm under every seed, and print a verdict with its interval."""
+    """Test a paper's claim: run the arms under seeds until the claim is decided, and print the verdict."""
     from homeostat.core.component import components
 
     if id is None:
@@ -121,14 +121,31 @@ def _texts(settings: dict[str, Any]) -> str:
 
 
 def _list_studies(known: dict[str, type[Any]], as_json: bool) -> None:
-    from homeostat.catalogue import verdict_of
+    from homeostat.catalogue import notes_on, verdict_of
 
     rows = [(name, cls, verdict_of(name)) for name, cls in known.items()]
     if as_json:
-        found = [{"id": name, "claim": cls.claim, "verdict": v and v["verdict"]} for name, cls, v in rows]
+        found = [
+            {
+                "id": name,
+                "claim": cls.claim,
+                "verdict": v and v["verdict"],
+                "notes": list(notes_on(cls, v)) if v else [],
+            }
+            for name, cls, v in rows
+        ]
         return show_json({"studies": found})
-    cells = [[name, v["verdict"] if v else "not run at paper budget", cls.claim] for name, cls, v in rows]
+    cells = [[name, _verdict(cls, v), cls.claim] for name, cls, v in rows]
     _print_table("", ["study", "verdict", "claim"], cells)
+
+
+def _verdict(study: type[Any], verdict: dict[str, Any] | None) -> str:
+    from homeostat.catalogue import notes_on
+
+    if verdict is None:
+        return "not run at paper budget"
+    notes = notes_on(study, verdict)
+    return verdict["verdict"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _print_entry(entry: dict[str, Any]) -> None:

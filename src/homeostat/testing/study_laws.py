@@ -29,24 +29,46 @@ def _states_its_claim(study: Any) -> None:
 
 
 def _expects_beforehand(study: Any) -> None:
-    """It has expectations, each with a sentence and a threshold."""
+    """It has expectations, each with a sentence and a threshold; one or two are primary, with a margin and a reason."""
     assert study.expectations, "no expectation is stated, so it cannot fail"
     for expectation in study.expectations:
         assert len(expectation.says.split()) >= 4, f"{expectation.says!r} is not a sentence"
         assert callable(expectation.effect), f"{expectation.says!r}: its effect cannot be computed"
+    deciding = [e for e in study.expectations if e.primary]
+    assert len(deciding) in (1, 2), f"{len(deciding)} of its expectations are primary, not one or two"
+    assert all(e.margin > 0 for e in deciding), "a primary expectation has no margin, so no effect can be excluded"
+    assert study.because.strip(), "it does not say why the primary expectation is the primary one"
+
+
+def _preconditions(study: Any) -> None:
+    """Its preconditions have a sentence and name arms of the study, but not all of them."""
+    for precondition in study.preconditions:
+        assert len(precondition.says.split()) >= 4, f"{precondition.says!r} is not a sentence"
+        arms = set(precondition.arms)
+        assert arms and arms < set(study.arms), f"{precondition.says!r} needs the arms {sorted(arms)}"
 
 
 def _budgets(study: Any) -> None:
-    """It has a smoke and a paper budget, and enough seeds for an interval."""
+    """It has a smoke and a paper budget, and enough seeds, none of which are development seeds."""
     assert {"smoke", "paper"} <= set(study.budgets), f"its budgets are {sorted(study.budgets)}"
-    assert len(study.seeds("paper")) >= 5, f"a verdict from {len(study.seeds('paper'))} seeds has no useful interval"
+    judged = study.seeds("paper")
+    assert len(judged) >= 10, f"a verdict from {len(judged)} seeds is no more than one look"
+    assert judged[-1] < 1000, "its judged seeds reach into the development seeds"
     assert len(study.seeds("smoke")) >= 1, "the smoke budget runs no seed"
+
+
+def _tuning(study: Any) -> None:
+    """What the harness tunes are arms of the study."""
+    if study.tune is not None:
+        assert set(study.tune.tried) <= set(study.arms), "it tunes an arm that it does not have"
 
 
 TABLE: dict[str, Check] = {
     **facts.without_example(),
     "states its claim": _states_its_claim,
     "expects beforehand": _expects_beforehand,
+    "preconditions": _preconditions,
     "budgets": _budgets,
+    "tuning": _tuning,
 }
 """Every law of a study."""

@@ -17,24 +17,10 @@ from typing import Any
 import torch
 
 from homeostat import __version__
-from homeostat.core.closure import closure, digest
+from homeostat.catalogue.status import code_of
 from homeostat.core.errors import BadInput
-from homeostat.studies.lab.cell import Cell, Finished, run_cell
+from homeostat.studies.lab.cell import Cell, Finished
 from homeostat.studies.lab.study import Study
-
-RUNS_CELLS = run_cell.__module__
-"""What runs every arm of every study."""
-
-
-def code(study: Study, arm: str = "") -> str:
-    """Fingerprint of the code that the runs of a study depend on: its module, what runs it, what these import, and the
-    components that its settings and an arm name; "" when the study has no source file.
-    """
-    settings = (value for value in study.settings().values() if isinstance(value, str))
-    try:
-        return digest(closure([type(study).__module__, RUNS_CELLS], (*settings, arm)))
-    except ImportError:
-        return ""
 
 
 def versions() -> dict[str, str]:
@@ -65,7 +51,7 @@ class Cells:
 
     def _code(self, arm: str) -> str:
         if arm not in self._codes:
-            self._codes[arm] = code(self._study, arm)
+            self._codes[arm] = code_of(self._study, arm)
         return self._codes[arm]
 
     def _read(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, ClassVar
 from homeostat.core.component import Component
 from homeostat.core.errors import BadSetting, UnknownName
 from homeostat.streams.data import Data
-from homeostat.studies.lab.verdict import FEWEST_SEEDS, Expectation, Measure
+from homeostat.studies.lab.sequential import MOST
+from homeostat.studies.lab.tuning import Tuning
+from homeostat.studies.lab.verdict import Expectation, Measure, Precondition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +23,45 @@ class Study(Component, abstract=True):
     Class attributes:
         claim: the claim of the paper, in one or two sentences.
         arms: name -> description of the arm.
-        expectations: conditions of the claim, written before the judged seeds were run; all of them must hold.
+        expectations: written before the judged seeds were run. One is primary (at most two, if the paper's abstract
+            makes two claims): it decides. The others are reported and never change the verdict.
+        because: why the primary expectation is the primary one.
+        preconditions: what must be there before a cure can be tested, on development seeds; if one does not hold, the
+            verdict is "not shown here".
+        tune: settings of arms that the harness chooses on development seeds; `setting` gives the chosen one.
         budgets: sizes by budget: "smoke" (seconds; checks that it runs) and "paper" (minutes on two cores; the
             verdict).
-        paper_seeds, smoke_seeds: default number of seeds of each budget.
-        tuning: what was tuned and on which seeds; these must not be judged seeds (0, 1, 2, ...).
+        first_seed: of the judged seeds; they come in blocks of ten until the verdict is decided.
+        most_seeds: largest number of judged seeds.
+        development: number of development seeds on which preconditions are judged.
+        smoke_seeds: number of seeds of the smoke budget.
+        tuning: what was tuned by hand and on which seeds; these must not be judged seeds.
         series: the measure that the gallery plots; by default the first that is a series.
         remarks: other observations; the likely cause if the claim does not hold or is inconclusive.
 
     Settings:
         data: "digits" or the path of an MNIST-format folder; only the default is written to the package's verdicts.
+        given: settings of arms as JSON, arm -> knob -> value; the harness fills it in.
     """
 
     kind: ClassVar[str] = "study"
     claim: ClassVar[str]
     arms: ClassVar[Mapping[str, str]]
     expectations: ClassVar[tuple[Expectation, ...]]
+    because: ClassVar[str] = ""
+    preconditions: ClassVar[tuple[Precondition, ...]] = ()
+    tune: ClassVar[Tuning | None] = None
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]]
-    paper_seeds: ClassVar[int] = FEWEST_SEEDS
+    first_seed: ClassVar[int] = 100
+    most_seeds: ClassVar[int] = MOST
+    development: ClassVar[int] = 10
     smoke_seeds: ClassVar[int] = 2
     tuning: ClassVar[str] = "nothing"
     series: ClassVar[str] = ""
     remarks: ClassVar[str] = ""
 
     data: Data | str | Path = field(default="digits")
+    given: str = field(default="")
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
         """Train one arm under one seed and measure it.
@@ -52,6 +70,12 @@ class Study(Component, abstract=True):
         order. The harness first seeds torch's global generator, so that all arms of a seed start from the same weights.
         """
         raise NotImplementedError
+
+    def setting(self, arm: str) -> dict[str, Any]:
+        """The tuned setting of an arm: the one under trial, the chosen one, or before tuning the first; {} if it has
+        none."""
+        given = json.loads(self.given) if self.given else {}
+        return given.get(arm, self.tune.first(arm) if self.tune is not None else {})
 
     def sizes(self, budget: str) -> Mapping[str, Any]:
         """The sizes of a budget.
@@ -64,15 +88,20 @@ class Study(Component, abstract=True):
         return self.budgets[budget]
 
     def seeds(self, budget: str, count: int | None = None) -> tuple[int, ...]:
-        """The judged seeds: 0, 1, 2, ...
+        """The seeds of a budget: at paper budget the judged seeds, at most `most_seeds`; else 0, 1, 2, ...
+
+        Args:
+            count: number of seeds; None for the largest number (paper), or `smoke_seeds`.
 
         Raises:
-            BadSetting: fewer than one was asked for.
+            BadSetting: fewer than one was asked for, or more than `most_seeds` judged ones.
         """
-        default = self.paper_seeds if budget == "paper" else self.smoke_seeds
-        if count is not None and count < 1:
-            raise BadSetting(f"{self.name} needs at least one seed, got {count}")
-        return tuple(range(count or default))
+        paper = budget == "paper"
+        if count is not None and (count < 1 or (paper and count > self.most_seeds)):
+            at_most = f" and at most {self.most_seeds}" if paper else ""
+            raise BadSetting(f"{self.name} needs at least one seed{at_most}, got {count}")
+        first = self.first_seed if paper else 0
+        return tuple(range(first, first + (count or (self.most_seeds if paper else self.smoke_seeds))))
 
     def settings(self) -> dict[str, Any]:
         named = self.data.name if isinstance(self.data, Data) else str(self.data)

@@ -21,7 +21,9 @@ def show(verdict: Verdict, console: Console | None = None) -> None:
 
 def render(verdict: Verdict) -> Group:
     """The verdict as a rich renderable."""
-    head = Text.assemble((verdict.study, "bold"), ": ", (verdict.verdict, f"bold {_colour(verdict.verdict)}"))
+    kept = len(verdict.reservations)
+    but = f"; but {kept} secondary expectation{'s' * (kept != 1)} not seen" if verdict.verdict == HOLDS and kept else ""
+    head = Text.assemble((verdict.study, "bold"), ": ", (verdict.verdict, f"bold {_colour(verdict.verdict)}"), but)
     runs = f"seeds: {len(verdict.seeds)}, arms: {len(verdict.arms)}, budget: {verdict.budget}"
     busy = f"{_figure(verdict.processor_seconds)} s of processor time"
     times = f"{verdict.run_seconds:.0f} s of runs ({busy}), {verdict.wall_seconds:.0f} s on the clock"
@@ -31,12 +33,12 @@ def render(verdict: Verdict) -> Group:
 
 def _expectations(verdict: Verdict) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("expected", "effect", f"{LEVEL:.0%} interval", "must exceed", "seen"):
-        table.add_column(heading, justify="left" if heading in ("expected", "seen") else "right")
-    for j in verdict.expectations:
+    for heading in ("", "expected", "effect", "interval", "must exceed", "seen"):
+        table.add_column(heading, justify="left" if heading in ("", "expected", "seen") else "right")
+    for j in (*verdict.preconditions, *sorted(verdict.expectations, key=lambda j: j.role)):
         span = f"{_figure(j.interval[0])} to {_figure(j.interval[1])}"
         seen = Text(j.verdict, style=_colour(j.verdict))
-        table.add_row(j.says, _figure(j.effect), span, _figure(j.threshold), seen)
+        table.add_row(j.role, j.says, _figure(j.effect), span, _figure(j.threshold), seen)
     return table
 
 

@@ -24,7 +24,7 @@ from homeostat.streams.data import Data, resolve
 from homeostat.studies.lab.forgetting import held_out
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, StudyLoop
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, number
+from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, number, primary
 from homeostat.treatments import PowerLawRehearsal
 from homeostat.vitals import TaskAccuracy
 from homeostat.vitals.continual import continual
@@ -144,17 +144,25 @@ class StabilityGapStudy(Study):
         f"{tasks}, {kept}": f"{_SAYS[tasks]}; {_KEPT[kept]}"
         for tasks, kept in [*((tasks, ALL) for tasks in _TASKS), (f"{ANGLES[-1]} degrees", FEW), ("split", FEW)]
     }
-    expectations: ClassVar[tuple[Expectation, ...]] = (
-        *_expected(f"80 degrees, {ALL}"),
-        *_expected(f"split, {ALL}"),
-        Expectation(
-            "all kept: the gap is deeper at 40 degrees than at 20",
-            difference(f"40 degrees, {ALL}", f"20 degrees, {ALL}", "depth"),
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        (
+            *_expected(f"80 degrees, {ALL}"),
+            *_expected(f"split, {ALL}"),
+            Expectation(
+                "all kept: the gap is deeper at 40 degrees than at 20",
+                difference(f"40 degrees, {ALL}", f"20 degrees, {ALL}", "depth"),
+            ),
+            Expectation(
+                "all kept: the gap is deeper at 80 degrees than at 40",
+                difference(f"80 degrees, {ALL}", f"40 degrees, {ALL}", "depth"),
+            ),
         ),
-        Expectation(
-            "all kept: the gap is deeper at 80 degrees than at 40",
-            difference(f"80 degrees, {ALL}", f"40 degrees, {ALL}", "depth"),
-        ),
+        "80 degrees, all kept: old tasks lose more than 5",
+        margin=0.01,
+    )
+    because: ClassVar[str] = (
+        "The gap itself is the finding of the abstract, also with full replay; recovery, dissimilarity and "
+        "gradients describe and explain it. Rotated digits are its first domain-incremental problem."
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"tasks": 2, "items": 120, "steps": 12, "widths": (20,), "rate": 0.1, "few": 5},

@@ -13,7 +13,7 @@ from homeostat.diagnosis.early_warning import Array, detrended, trend
 from homeostat.diagnosis.stability_model import stability_fit
 from homeostat.studies.lab.bistable import SYSTEMS, windows
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, number
+from homeostat.studies.lab.verdict import Expectation, Measure, Measures, number, primary
 
 NOMINAL = 0.05
 STATISTICS: Mapping[str, Callable[[Array], Array]] = {
@@ -93,8 +93,15 @@ class EwsProsecutorStudy(Study):
         "100 or more chance collapses), on seed 1000; the form of the fitted model was not chosen by its results"
     )
     arms: ClassVar[Mapping[str, str]] = {name: system.says for name, system in SYSTEMS.items()}
-    expectations: ClassVar[tuple[Expectation, ...]] = tuple(
-        e for arm, says in _JUDGED.items() for e in _expected(arm, says)
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        tuple(e for arm, says in _JUDGED.items() for e in _expected(arm, says)),
+        "Allee: variance, false alarms",
+        "Allee: the fitted model gives fewer",
+        margin=0.01,
+    )
+    because: ClassVar[str] = (
+        "The claim has two sentences: selection raises false alarms of rising variance, and a fitted model gives "
+        "fewer. The Allee model is the paper's first system."
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"runs": 20, "share": 0.02},

@@ -13,7 +13,16 @@ from homeostat.streams import PermutedLabels, PermutedPixels
 from homeostat.streams.tasks import TaskStream
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, condition, l2, train
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, fall, number
+from homeostat.studies.lab.verdict import (
+    Expectation,
+    Measure,
+    Measures,
+    Precondition,
+    difference,
+    fall,
+    number,
+    primary,
+)
 from homeostat.treatments import ContinualBackprop, ShrinkAndPerturb
 
 _RATE = 1e-3
@@ -66,28 +75,44 @@ class ContinualBackpropStudy(Study):
     series: ClassVar[str] = "online"
     remarks: ClassVar[str] = (
         "Choosing the least useful units gains 3 points here, replacing units at all gains 50. Plain training also "
-        "fails if labels change gradually over the whole task: its accuracy at the end of a task falls to 0.25."
+        "fails if labels change gradually over the whole task: its accuracy at the end of a task falls to 0.25. These "
+        "figures are of runs in which the treatment had other code: the mean activation of a replaced unit was folded "
+        "into the next biases, which the authors' running code does not do, and the random control took a running "
+        "average of noise as its score, so that it replaced units soon after they matured. It is a uniform choice now."
     )
     tuning: ClassVar[str] = (
         "on seed 1000, with plain training: optimizer, learning rate (1e-3, 3e-3) and batch size (8, 16, 32). The "
         "replacement rate was set to 1e-3 beforehand and tried on that seed; other treatments have their default knobs"
     )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
-    expectations: ClassVar[tuple[Expectation, ...]] = (
-        Expectation("permuted labels: plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
-        Expectation("permuted labels: continual backprop loses at least 3 points less", _spared, 0.03),
-        Expectation(
-            "permuted labels: its late tasks are learned better than plain training's",
-            difference("continual-backprop", "plain", "late"),
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        (
+            Expectation(
+                "permuted labels: plain training loses more than 3 points", fall("plain", "early", "late"), 0.03
+            ),
+            Expectation("permuted labels: continual backprop loses at least 3 points less", _spared, 0.03),
+            Expectation(
+                "permuted labels: its late tasks are learned better than plain training's",
+                difference("continual-backprop", "plain", "late"),
+            ),
+            Expectation(
+                "permuted labels: and better than when units are replaced at random",
+                difference("continual-backprop", "random replacement", "late"),
+            ),
+            Expectation(
+                "permuted pixels: its late tasks are learned better than plain training's",
+                difference("continual-backprop, pixels", "plain, pixels", "late"),
+            ),
         ),
-        Expectation(
-            "permuted labels: and better than when units are replaced at random",
-            difference("continual-backprop", "random replacement", "late"),
-        ),
-        Expectation(
-            "permuted pixels: its late tasks are learned better than plain training's",
-            difference("continual-backprop, pixels", "plain, pixels", "late"),
-        ),
+        "permuted labels: continual backprop loses at least",
+        margin=0.01,
+    )
+    because: ClassVar[str] = (
+        "The abstract says that standard training loses plasticity and that continual backprop maintains it; this "
+        "expectation compares the two losses."
+    )
+    preconditions: ClassVar[tuple[Precondition, ...]] = (
+        Precondition("permuted labels: plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"tasks": 3, "batch_size": 32, "items": 160, "widths": (20, 20), "rate": 3e-3, "edge": 1},

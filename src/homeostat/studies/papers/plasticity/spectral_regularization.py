@@ -13,7 +13,7 @@ from homeostat.core.component import Cite
 from homeostat.streams import PermutedLabels
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, condition, l2, train
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, fall, number
+from homeostat.studies.lab.verdict import Expectation, Measure, Measures, Precondition, fall, number, primary
 from homeostat.treatments import L2Init, SpectralRegularization, WassersteinRegularization
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)
@@ -90,11 +90,23 @@ class SpectralRegularizationStudy(Study):
         "the strengths were not tuned"
     )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
-    expectations: ClassVar[tuple[Expectation, ...]] = (
-        Expectation("plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
-        Expectation(f"spectral {STRENGTHS[1]:g} loses less than 2 points", _kept, -0.02),
-        Expectation("spectral, mean over strengths, is late above plain training", _better),
-        Expectation("spectral has the smallest range over strengths of the four penalties", _steadier),
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        (
+            Expectation("plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
+            Expectation(f"spectral {STRENGTHS[1]:g} loses less than 2 points", _kept, -0.02),
+            Expectation("spectral, mean over strengths, is late above plain training", _better),
+            Expectation("spectral has the smallest range over strengths of the four penalties", _steadier),
+        ),
+        "spectral, mean over strengths",
+        "spectral has the smallest range",
+        margin=0.01,
+    )
+    because: ClassVar[str] = (
+        "The claim has two parts: the penalty keeps a network trainable, and it depends less on its strength than "
+        "other penalties."
+    )
+    preconditions: ClassVar[tuple[Precondition, ...]] = (
+        Precondition("plain training loses more than 3 points", fall("plain", "early", "late"), 0.03),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"tasks": 2, "items": 96, "batch_size": 32, "width": 16, "rate": 3e-3, "edge": 1},

@@ -18,7 +18,16 @@ from homeostat.studies.lab.reasoning.preferences import Pairs, gold, pairs, pref
 from homeostat.studies.lab.reasoning.sampling import sample
 from homeostat.studies.lab.reasoning.tasks import Chain
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Effect, Expectation, Measure, Measures, difference, number
+from homeostat.studies.lab.verdict import (
+    Effect,
+    Expectation,
+    Measure,
+    Measures,
+    Precondition,
+    difference,
+    number,
+    primary,
+)
 
 FIXED = (1.0, 0.95, 0.75, 0.5)
 _LOWEST = 0.75
@@ -80,11 +89,31 @@ class DPOShiftStudy(Study):
         "decrease": f"f from 1 to {_LOWEST:g}",
         "dpo + sft": "f = 1, and the mean negative log-likelihood of the chosen tokens added",
     }
-    expectations: ClassVar[tuple[Expectation, ...]] = (
-        Expectation("DPO makes preferred answers less likely", lambda arms: -number(arms["dpo"], "chosen, change")),
-        Expectation("they are likelier at each smaller f (smallest of the steps)", _monotone("chosen, change", 1.0)),
-        Expectation("the margin is smaller at each smaller f (smallest of the steps)", _monotone("margin", -1.0)),
-        Expectation("f = 0.95: gold reward not 1 point below DPO's", difference("shift 0.95", "dpo", "gold"), -0.01),
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        (
+            Expectation("DPO makes preferred answers less likely", lambda arms: -number(arms["dpo"], "chosen, change")),
+            Expectation(
+                "they are likelier at each smaller f (smallest of the steps)", _monotone("chosen, change", 1.0)
+            ),
+            Expectation("the margin is smaller at each smaller f (smallest of the steps)", _monotone("margin", -1.0)),
+            Expectation(
+                "f = 0.95: gold reward not 1 point below DPO's", difference("shift 0.95", "dpo", "gold"), -0.01
+            ),
+        ),
+        "they are likelier at each smaller f",
+        "the margin is smaller at each",
+        margin=0.1,
+    )
+    because: ClassVar[str] = (
+        "The abstract claims a trade-off that f controls: likelihood of preferred answers against reward margin."
+    )
+    preconditions: ClassVar[tuple[Precondition, ...]] = (
+        Precondition(
+            "DPO makes preferred answers less likely",
+            lambda arms: -number(arms["dpo"], "chosen, change"),
+            0.0,
+            ("dpo",),
+        ),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"width": 16, "pretrain": 30, "prompts": 32, "steps": 4, "batch": 8, "rate": 3e-4, "beta": 0.1},

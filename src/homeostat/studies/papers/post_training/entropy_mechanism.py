@@ -17,7 +17,16 @@ from homeostat.studies.lab.reasoning.base import Base
 from homeostat.studies.lab.reasoning.improve import Rounds, improve, tested
 from homeostat.studies.lab.reasoning.tasks import Chain
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, fall, number
+from homeostat.studies.lab.verdict import (
+    Expectation,
+    Measure,
+    Measures,
+    Precondition,
+    difference,
+    fall,
+    number,
+    primary,
+)
 
 _ARMS: dict[str, tuple[str, tuple[Objective, ...]]] = {
     "plain": ("clipped policy gradient without dual clipping, group advantages", (ClippedPolicyGradient(dual=1e9),)),
@@ -72,21 +81,36 @@ class EntropyMechanismStudy(Study):
         "curve's 95% interval, because the points of one run are not independent. Clip-Cov and KL-Cov keep entropy "
         "higher (0.22 and 0.20 nats late) and lose 4 and 2 points of reward after the same number of updates, while "
         "pass@4 is 1 point higher. The likely cause: sharpening the knowledge of the base policy is enough for this "
-        "task, so higher entropy has little left to find."
+        "task, so higher entropy has little left to find. In these runs plain training had dual clipping at 3; it has "
+        "none now, like the authors' baseline."
     )
     arms: ClassVar[Mapping[str, str]] = {name: says for name, (says, _) in _ARMS.items()}
-    expectations: ClassVar[tuple[Expectation, ...]] = (
-        Expectation("plain training spends more than 0.2 nats", fall("plain", "entropy, early", "entropy, late"), 0.2),
-        Expectation(
-            "covariance goes with the fall of entropy (correlation above 0.8)",
-            lambda arms: number(arms["plain"], "covariance with fall"),
-            0.8,
+    expectations: ClassVar[tuple[Expectation, ...]] = primary(
+        (
+            Expectation(
+                "plain training spends more than 0.2 nats", fall("plain", "entropy, early", "entropy, late"), 0.2
+            ),
+            Expectation(
+                "covariance goes with the fall of entropy (correlation above 0.8)",
+                lambda arms: number(arms["plain"], "covariance with fall"),
+                0.8,
+            ),
+            Expectation("R = -a exp(H) + b foretells better than a straight line", _extrapolation),
+            Expectation("Clip-Cov: more entropy late", difference("clip-cov", "plain", "entropy, late")),
+            Expectation("KL-Cov: more entropy late", difference("kl-cov", "plain", "entropy, late")),
+            Expectation("Clip-Cov: reward not 3 points lower", difference("clip-cov", "plain", "reward, late"), -0.03),
+            Expectation("KL-Cov: reward not 3 points lower", difference("kl-cov", "plain", "reward, late"), -0.03),
         ),
-        Expectation("R = -a exp(H) + b foretells better than a straight line", _extrapolation),
-        Expectation("Clip-Cov: more entropy late", difference("clip-cov", "plain", "entropy, late")),
-        Expectation("KL-Cov: more entropy late", difference("kl-cov", "plain", "entropy, late")),
-        Expectation("Clip-Cov: reward not 3 points lower", difference("clip-cov", "plain", "reward, late"), -0.03),
-        Expectation("KL-Cov: reward not 3 points lower", difference("kl-cov", "plain", "reward, late"), -0.03),
+        "covariance goes with the fall",
+        "Clip-Cov: more entropy late",
+        margin=0.02,
+    )
+    because: ClassVar[str] = (
+        "The abstract makes two claims of a mechanism: covariance drives the change of entropy, and restricting "
+        "tokens of high covariance prevents its collapse. Clip-Cov is its first method."
+    )
+    preconditions: ClassVar[tuple[Precondition, ...]] = (
+        Precondition("plain training spends more than 0.2 nats", fall("plain", "entropy, early", "entropy, late"), 0.2),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"width": 16, "steps": 30, "rounds": 12, "prompts": 4, "rate": 5e-4, "tested": 8},
