@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from test_programs import PROGRAMS
 from test_programs_architecture import NAMED as OF_LAYERS
+from test_programs_batches import NAMED as OF_BATCHES
 from test_programs_generative import NAMED as GENERATIVE
 from test_programs_optimization import NAMED
 from test_programs_outputs import NAMED as OF_OUTPUTS
@@ -72,6 +73,7 @@ def test_every_condition_is_raised_by_some_sick_run() -> None:
         *NAMED,
         *OF_LAYERS,
         *OF_OUTPUTS,
+        *OF_BATCHES,
         *GENERATIVE,
         *policies,
         "forgetting",

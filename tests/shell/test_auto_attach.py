@@ -327,3 +327,16 @@ def test_a_frozen_trunk_and_a_new_head_are_no_mistake():
         step(model, optimizer)
     auto.stop()
     assert "untrained-parameters" not in alarms(auto)
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_an_optimizer_that_is_built_in_every_step_is_named(every: int):
+    auto, record = attached()
+    model = net()
+    for number in range(100):
+        if number % every == 0:
+            optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        step(model, optimizer)
+    auto.stop()
+    assert ("optimizer-rebuilt" in alarms(auto)) == (every == 1)
+    assert layers(record) == {"0", "2"} and record.facts().get("failed") is None

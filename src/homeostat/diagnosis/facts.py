@@ -77,6 +77,22 @@ class FrozenFacts:
 
 
 @dataclass(frozen=True)
+class ItemFacts:
+    """What the items of a batch have to do with each other.
+
+    Args:
+        looks: how often it was looked at.
+        influence: mean change of an item's outputs when the other items of its batch are replaced, over the deviation
+            of the outputs within the batch; the largest of the looks.
+        items: items of the batch.
+    """
+
+    looks: int = 0
+    influence: float = 0.0
+    items: int = 0
+
+
+@dataclass(frozen=True)
 class OutsideFacts:
     """What a script trains outside of the attached networks.
 
@@ -214,6 +230,8 @@ class Facts:
         task_ends: layer of the loss -> (step, level of the loss before it) of each upward jump of the loss, where a new
             task seems to begin.
         policy: policies and values in the losses.
+        items: what the items of a batch have to do with each other.
+        rebuilt: how often an optimizer was replaced by a new one over the same parameters.
     """
 
     steps: int = 0
@@ -240,6 +258,8 @@ class Facts:
         default_factory=dict[str, tuple[tuple[int, float], ...]]
     )
     policy: PolicyFacts = PolicyFacts()
+    items: ItemFacts = ItemFacts()
+    rebuilt: int = 0
 
     @property
     def several_objectives(self) -> bool:

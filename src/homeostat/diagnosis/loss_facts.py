@@ -13,11 +13,13 @@ class SoftmaxFacts:
 
     Args:
         duplicated: readings in which probabilities entered a loss that expects logits.
+        missing: readings in which a negative log-likelihood was given no logarithms of probabilities.
         wrong_dim: readings in which a softmax was over the wrong dimension.
         what: what was wrong with the dimension, as a sentence.
     """
 
     duplicated: int = 0
+    missing: int = 0
     wrong_dim: int = 0
     what: str = ""
 
@@ -42,10 +44,25 @@ class ClearingFacts:
     Args:
         checks: readings at which it was checked.
         uncleared: those at which the gradients of the previous step still existed.
+        lost: backward passes of a step whose gradients were gone before the next one, median of the steps.
     """
 
     checks: int = 0
     uncleared: int = 0
+    lost: float = 0.0
+
+
+@dataclass(frozen=True)
+class LeakFacts:
+    """Targets that are among the inputs.
+
+    Args:
+        readings: readings in which a network was given the tokens that it was to find.
+        how: in which way, as a sentence.
+    """
+
+    readings: int = 0
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,6 +240,8 @@ class LossFacts:
     Args:
         readings: number of readings.
         unheld: parameters in the graph that no module and no optimizer holds and that do not change: shapes as text.
+        strangers: parameters in the graph of no followed network that do not change, while two optimizers train the
+            same parameters: shapes as text.
         after: layer -> the layers that its gradient comes through, as far as known.
     """
 
@@ -230,6 +249,7 @@ class LossFacts:
     softmax: SoftmaxFacts = SoftmaxFacts()
     broadcast: BroadcastFacts = BroadcastFacts()
     clearing: ClearingFacts = ClearingFacts()
+    leak: LeakFacts = LeakFacts()
     eval_mode: EvalModeFacts = EvalModeFacts()
     labels: LabelFacts = LabelFacts()
     weighting: WeightingFacts = WeightingFacts()
@@ -241,6 +261,7 @@ class LossFacts:
     regression: RegressionFacts = RegressionFacts()
     generative: GenerativeFacts = GenerativeFacts()
     unheld: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
     after: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def known_guesses(self) -> list[float]:

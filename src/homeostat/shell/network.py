@@ -46,6 +46,7 @@ class Network:
         elements: step counts per element, if they are kept.
         composition: the tasks of the current batch, for inserted modules.
         present: whether the script had the module when the facts of the run were last read.
+        rebuilt: how often a new optimizer over the same parameters took the place of one that is gone.
     """
 
     def __init__(self, label: str, model: nn.Module, optimizers: Iterable[Optimizer], compiled: bool = False) -> None:
@@ -54,6 +55,7 @@ class Network:
         self._model = weakref.ref(model)
         self.step = self.skipped = 0
         self.ranks: ProcessGroup | None = None
+        self.rebuilt, self._held = 0, frozenset[int]()
         self.train_with(optimizers)
         self.resumed = any(o.state for o in self.optimizers)
         self.no_gradient = set(self.trained())
@@ -88,6 +90,14 @@ class Network:
         """Set the optimizers that train the network from now on."""
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self.active, self.stepped, self.idle = {id(o) for o in self.optimizers}, set[int](), set[int]()
+        self._held = frozenset(id(p) for o in self.optimizers for group in o.param_groups for p in group["params"])
+
+    def succeeded_by(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizers are gone, and this one holds the same parameters."""
+        if self.optimizers or not self.alive:
+            return False
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return held == self._held and held <= {id(p) for p in self.model.parameters()}
 
     def completes_round(self, optimizer: Optimizer) -> bool:
         """Note a step of an optimizer. Return whether every active one has stepped or skipped."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from homeostat.shell.hooks.generative_graph import code_divergence, made_spread
 from homeostat.shell.hooks.graph_values import SAME, operand, output_shape, through
 from homeostat.shell.hooks.layer_graph import AttentionReading, NormReading, read_attention, read_norms
+from homeostat.shell.hooks.token_graph import read_leak, unnormalised
 from homeostat.shell.hooks.torch_internals import saved
 
 MOST_NODES = 5000
@@ -43,6 +44,8 @@ class LossReading:
 
     Args:
         duplicated_softmax: whether probabilities enter a loss that expects logits.
+        unnormalised: whether a negative log-likelihood is given no logarithms of probabilities.
+        leak: how the network is given the tokens that it is to find, or "".
         softmax_dim: the error in the dimension of a softmax, or "".
         broadcast: (shape of the outputs, shape of the loss) if a loss was broadcast, else None.
         parameters: leaves of the graph that are parameters.
@@ -61,6 +64,8 @@ class LossReading:
     """
 
     duplicated_softmax: bool
+    unnormalised: bool
+    leak: str
     softmax_dim: str
     broadcast: tuple[tuple[int, ...], tuple[int, ...]] | None
     parameters: tuple[nn.Parameter, ...]
@@ -86,6 +91,8 @@ def read_loss(loss: Tensor) -> LossReading | None:
     weights = [zero for node, depth in nodes if depth <= NEAR and (zero := _zero_weight(node)) is not None]
     return LossReading(
         duplicated_softmax=any(_duplicated(node) for node, _ in nodes),
+        unnormalised=unnormalised(node for node, _ in nodes),
+        leak=read_leak([node for node, _ in nodes]),
         softmax_dim=next((why for node, _ in nodes if (why := _wrong_dim(node))), ""),
         broadcast=next((found for node, depth in nodes if depth <= NEAR and (found := _broadcast(node))), None),
         parameters=tuple(v for node, _ in nodes if isinstance(v := getattr(node, "variable", None), nn.Parameter)),

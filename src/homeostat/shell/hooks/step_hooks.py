@@ -93,6 +93,11 @@ class StepHooks:
             self._depth.clear()
 
     @property
+    def stepping(self) -> bool:
+        """Whether an optimizer is at its step, which may call a closure."""
+        return bool(self._depth)
+
+    @property
     def installed(self) -> int:
         """Number of hooks installed in torch."""
         return sum(_KEY in table for table in step_hook_tables())

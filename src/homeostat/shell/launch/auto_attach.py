@@ -76,6 +76,13 @@ class AutoAttach:
             return None
         began = time.thread_time()
         with self.run.guard("looking for networks"):
+            heir = next((p.network for p in self.run.networks if p.network.succeeded_by(optimizer)), None)
+            if heir is not None:  # many scripts build an optimizer in every step, and a search takes long
+                heir.rebuilt += 1
+                self.run.replace_optimizers(heir, [optimizer])
+                self._known[id(optimizer)] = weakref.ref(optimizer)
+                self.run.time.setup += time.perf_counter() - began
+                return None
             self._take_in(discover_networks([optimizer]), optimizer)
         self._known[id(optimizer)] = weakref.ref(optimizer)
         self._end_looking()

@@ -24,6 +24,7 @@ from homeostat.shell.hooks.torch_internals import recorded_elsewhere, unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.answers import Cut, Knowledge, Rule, answers, find_rule, knowledge, spread_of
 from homeostat.shell.observe.batch_look import Look, difference, look_at, pooled
+from homeostat.shell.observe.item_influence import ItemInfluence
 from homeostat.shell.unit_graph.first_pass import plain_values
 from homeostat.shell.unit_graph.sandbox import copy_without_hooks, map_tensors, quarantine, tracing
 
@@ -65,6 +66,7 @@ class Batch:
         criterion: its targets; the scores are not stored.
         then: score in its training step.
         look: summary of the whole batch.
+        along: axis of the items in the first argument.
     """
 
     step: int
@@ -74,6 +76,7 @@ class Batch:
     criterion: Criterion
     then: Knowledge
     look: Look
+    along: int = 0
 
 
 class EarlierBatches:
@@ -89,6 +92,9 @@ class EarlierBatches:
         not_measured: takes (what, why).
         guard: catches and reports errors inside the user's calls.
         alone: returns whether this is the only network of the run.
+
+    Attributes:
+        items: what the items of a batch have to do with each other.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class EarlierBatches:
         self._costs: deque[float] = deque([0.0], maxlen=3)
         self._why = "no loss that compares the network's outputs with targets was seen"
         self._read, self._ended = False, False
+        self.items, self._look_at_items = ItemInfluence(), False
 
     # ---- around the steps that are read
 
@@ -130,6 +137,9 @@ class EarlierBatches:
             self._due = False
             with self._guard("evaluating earlier batches"):
                 self._evaluate(step)
+            if self._look_at_items and (newest := self._newest) is not None:
+                with self._guard("the items of a batch"):
+                    self.items.look(self._network.model, newest.args, newest.kwargs, newest.along, newest.rule.scores)
         following = self._next_reading()
         if following <= step + 1:
             self._listen()
@@ -187,6 +197,7 @@ class EarlierBatches:
             self._facts = replace(self._facts, changes=self._facts.changes + 1)
         self._recent.extend(batch.look for batch in batches)
         self._newest = batches[0]
+        self._look_at_items = self.items.due(step, knowledge([batches[0].then], *spread_of(batches[:1])))
         for batch in batches:
             self._keep(batch)
         self._due = True
@@ -218,7 +229,7 @@ class EarlierBatches:
             look = look_at(tensors[0].detach().movedim(cut.along, 0), cut.size, labels, min(classes, 10_000))
             then = answers(compared.scores, compared)
             targets = replace(compared, scores=compared.scores[:0], targets=cut.targets(compared.targets, index))
-            return Batch(step, args, kwargs, rule, targets, then, look)
+            return Batch(step, args, kwargs, rule, targets, then, look, cut.along)
         return None
 
     def _plain_regression(self, calls: Sequence[Call], compared: Criterion, loss: Tensor, parts: int) -> bool:

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from homeostat.core.snapshot import layer_of
 from homeostat.diagnosis.loss_facts import (
     BroadcastFacts,
-    ClearingFacts,
     DirectionFacts,
     EvalModeFacts,
     InputFacts,
+    LeakFacts,
     LossFacts,
     SoftmaxFacts,
     WeightingFacts,
 )
 from homeostat.shell.hooks.layer_order import layers_after
 from homeostat.shell.hooks.loss_graph import NEAR, LossReading, criteria, read_loss
-from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, is_plain, version_of
+from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, version_of
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.cadence import next_loss_reading
+from homeostat.shell.observe.clearing_collector import ClearingCollector
 from homeostat.shell.observe.evaluation_collector import EvaluationCollector
 from homeostat.shell.observe.frozen_collector import FrozenCollector
 from homeostat.shell.observe.label_collector import LabelCollector
@@ -68,12 +69,14 @@ class LossCollector:
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._layers, self._labels, self._outputs = LayerCollector(), LabelCollector(), OutputCollector()
         self._readings = 0
-        self._softmax, self._broadcast, self._clearing = SoftmaxFacts(), BroadcastFacts(), ClearingFacts()
+        self._softmax, self._broadcast, self._leak = SoftmaxFacts(), BroadcastFacts(), LeakFacts()
+        self._clearing = ClearingCollector(self._networks)
         self._eval_mode, self._inputs = EvalModeFacts(), InputFacts()
         self._weights: list[bool] = []
         self._spreads: deque[float] = deque(maxlen=KEPT)
         self._variances: deque[float] = deque(maxlen=KEPT)
         self._versions: dict[str, tuple[int, int]] = {}
+        self._strangers: dict[int, tuple[str, int, int]] = {}
         self._orders, self._after = 0, dict[str, tuple[str, ...]]()
 
     def follow(self, network: Network) -> None:
@@ -83,7 +86,7 @@ class LossCollector:
 
     def due(self, step: int) -> bool:
         """Whether a loss of this step (first: 1) is to be read."""
-        return step >= self.next or self.policies.due(step)
+        return step >= self.next or self.policies.due(step) or self._clearing.follows(step)
 
     def read(self, step: int, loss: Tensor) -> list[Row]:
         """Read what is due in the graph of a loss before its backward pass; returns rows for the record.
@@ -92,12 +95,14 @@ class LossCollector:
         """
         if step >= self.next:
             self.see(step, loss)
+        elif self._clearing.follows(step):
+            self._clearing.later_pass()
         return self.policies.see(step, loss) if self.policies.due(step) else []
 
     def see(self, step: int, loss: Tensor) -> None:
         """Count what the graph of a loss shows."""
         self.next = next_loss_reading(step)
-        self._look_at_gradients()
+        self._clearing.first_pass(step)
         self.evaluations.search(step)
         for read in self.readers:
             read(step, loss)
@@ -107,9 +112,12 @@ class LossCollector:
         self._readings += 1
         self._softmax = SoftmaxFacts(
             duplicated=self._softmax.duplicated + reading.duplicated_softmax,
+            missing=self._softmax.missing + reading.unnormalised,
             wrong_dim=self._softmax.wrong_dim + bool(reading.softmax_dim),
             what=reading.softmax_dim or self._softmax.what,
         )
+        if reading.leak:
+            self._leak = LeakFacts(self._leak.readings + 1, reading.leak)
         if reading.broadcast is not None:
             outputs, shape = reading.broadcast
             shapes = f"outputs {list(outputs)} give a loss over {list(shape)}"
@@ -140,7 +148,8 @@ class LossCollector:
             readings=self._readings,
             softmax=self._softmax,
             broadcast=self._broadcast,
-            clearing=self._clearing,
+            clearing=self._clearing.facts(),
+            leak=self._leak,
             eval_mode=self._eval_mode,
             labels=self._labels.facts(),
             weighting=self._weighting(),
@@ -152,25 +161,13 @@ class LossCollector:
             regression=self._outputs.regression(variance=middle(self._variances)),
             generative=self._layers.generative(),
             unheld=tuple(name for name, (before, after) in self._versions.items() if before == after),
+            strangers=tuple(name for name, before, after in self._strangers.values() if before == after),
             after=self._after,
         )
 
     def _weighting(self) -> WeightingFacts:
         early = self._weights[: max(len(self._weights) // 4, 1)]
         return WeightingFacts(len(self._weights), sum(self._weights), sum(early) / len(early) if early else math.nan)
-
-    def _look_at_gradients(self) -> None:
-        """Whether gradients of the previous step still exist at the first backward pass after it.
-
-        Only for one network with one optimizer: with several, a loss leaves gradients in networks that it only passes
-        through, and their optimizers clear them later.
-        """
-        network = self._networks[0] if len(self._networks) == 1 else None
-        if network is None or not network.step or network.stepped or len(network.optimizers) > 1:
-            return
-        grad = next((p.grad for p in network.trained().values() if p.grad is not None), None)
-        left = grad is not None and is_plain(grad) and bool(grad.detach().any())
-        self._clearing = ClearingFacts(self._clearing.checks + 1, self._clearing.uncleared + left)
 
     def _see_modes(self, step: int) -> None:
         evaluating = False
@@ -200,6 +197,12 @@ class LossCollector:
         self._versions = {
             name: (self._versions.get(name, (version_of(p), 0))[0], version_of(p)) for name, p in found.items()
         }
+        if any(n.held_twice() for n in self._networks):
+            inside = {id(p) for n in self._networks for p in n.model.parameters()}
+            for key in used.keys() - held - inside - {id(p) for p in found.values()}:
+                version = version_of(used[key])
+                shape = f"a parameter of shape {list(used[key].shape)}"
+                self._strangers[key] = (shape, self._strangers.get(key, (shape, version))[1], version)
 
     def _see_inputs(self, reading: LossReading) -> None:
         if reading.inputs is None or reading.inputs.ndim < 2 or len(reading.inputs) < 2:

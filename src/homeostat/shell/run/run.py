@@ -13,7 +13,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.finding import Finding, JournalEntry
 from homeostat.core.treatment import Stage
 from homeostat.diagnosis.diagnostician import Diagnostician
-from homeostat.diagnosis.facts import EarlierFacts, Facts, OutsideFacts
+from homeostat.diagnosis.facts import EarlierFacts, Facts, ItemFacts, OutsideFacts
 from homeostat.diagnosis.history import History
 from homeostat.record import RunRecord
 from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS, found_overflow
@@ -352,6 +352,7 @@ class Run:
             losses=self.losses,
             task_ends={one.network.named("network"): tuple(one.step_series.tasks.ends) for one in self.networks},
             earlier=self.networks[0].earlier.facts() if len(self.networks) == 1 else EarlierFacts(),
+            items=self.networks[0].earlier.items.facts() if len(self.networks) == 1 else ItemFacts(),
             batch_size=min((observer.rows for _, observer in observers if observer.rows), default=None),
         )
 

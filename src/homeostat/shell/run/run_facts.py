@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from homeostat.diagnosis.facts import EarlierFacts, Facts, OptimizerFacts, OutsideFacts
+from homeostat.diagnosis.facts import EarlierFacts, Facts, ItemFacts, OptimizerFacts, OutsideFacts
 from homeostat.shell.hooks.parameter_changes import BY_HAND
 from homeostat.shell.hooks.step_hooks import STEP_HOOKS
 from homeostat.shell.network import Network
@@ -26,6 +26,7 @@ def gather_facts(
     batch_size: int | None,
     losses: LossCollector,
     earlier: EarlierFacts,
+    items: ItemFacts,
     task_ends: Mapping[str, tuple[tuple[int, float], ...]],
 ) -> Facts:
     """The current facts of the networks.
@@ -42,6 +43,7 @@ def gather_facts(
         nonlinearity: layer, with its network's label -> what its units do.
         losses: what is known from the losses.
         earlier: what became of batches trained on earlier.
+        items: what the items of a batch have to do with each other.
         task_ends: layer of the loss -> (step, level before it) of its jumps.
         batch_size: rows of the smallest batch of activations seen last, None before any.
     """
@@ -67,6 +69,8 @@ def gather_facts(
         batch_size=batch_size,
         loss=losses.facts(),
         earlier=earlier,
+        items=items,
+        rebuilt=max((network.rebuilt for network in living), default=0),
         task_ends=dict(task_ends),
         policy=losses.policies.facts(),
         rates={network.label: network.rate for network in living},

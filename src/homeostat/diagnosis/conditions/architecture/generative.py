@@ -26,7 +26,7 @@ class PosteriorCollapse(Condition):
     """
 
     cite = Cite("Bowman et al.", 2016, "Generating Sentences from a Continuous Space", "1511.06349")
-    explains = ("rank-collapse", "vanishing-gradients", "stalled-learning", "output-collapse")
+    explains = ("dormant-units", "rank-collapse", "vanishing-gradients", "stalled-learning", "output-collapse")
     explanation = (
         "The encoder gives the prior for every input, so the code carries nothing and the decoder ignores it: samples "
         "are the decoder's alone."

@@ -28,10 +28,11 @@ def _no_progress(t: float, ill: float) -> list[Point]:
 @dataclass(frozen=True, kw_only=True)
 class InputsNotScaled(Condition):
     """The inputs are large, or far from zero compared with how much they vary, and the loss makes no progress, or
-    most units of a layer are saturated or dormant.
+    most units of a layer are saturated or dormant. Or they are tiny, and the loss makes no progress.
 
     Settings:
         size: smallest root mean square of inputs that count as large.
+        tiny: largest root mean square of inputs that count as tiny.
         offset: smallest mean over standard deviation (median of the features) that counts as far from zero.
         progress: share of the loss's starting level above which it has made little progress.
         units: share of saturated or dormant units.
@@ -43,7 +44,8 @@ class InputsNotScaled(Condition):
     explains = SYMPTOMS
     explanation = (
         "Inputs with a large mean or scale saturate the first layer and make the loss badly conditioned: some weights "
-        "would need a thousand times smaller steps than others."
+        "would need a thousand times smaller steps than others. Tiny inputs (divided by 255 twice) are outweighed by "
+        "the first biases."
     )
     remedies = (
         Remedy("standardise the inputs: subtract the mean of each feature and divide by its standard deviation"),
@@ -53,13 +55,15 @@ class InputsNotScaled(Condition):
     persistence: int = 2
     size: float = limit(20, "policy: 8-bit pixels that were not divided have 80 to 130", ease=0.8)
     offset: float = limit(3, "policy: the mean of 8-bit pixels is about one standard deviation from zero", ease=0.8)
+    tiny: float = limit(0.01, "policy: 8-bit pixels divided by 255 have 0.3, divided twice 0.001", ease=1.5)
     progress: float = limit(0.6, "policy: a run that learns has left this level behind", high=1.0, unit="of the start")
     units: float = limit(0.6, "policy: most units of a layer no longer tell inputs apart", ease=0.8, high=1.0)
     steps: float = limit(100, "policy: a warm-up may take that long", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         size, offset = facts.loss.inputs.size, facts.loss.inputs.offset
-        if not (size >= self.size and (offset >= self.offset or size >= 3 * self.size)):
+        small = 0 < size <= self.tiny
+        if not (small or (size >= self.size and (offset >= self.offset or size >= 3 * self.size))):
             return {}
         found: dict[str, Sign] = {}
         for layer, (steps, values) in judged_losses(history, facts).items():
@@ -67,7 +71,7 @@ class InputsNotScaled(Condition):
             third = max(values.size // 3, 1)
             falling = median(values[-third:]) < 0.97 * median(values[-2 * third : -third])
             stands = values.size >= 8 and steps[-1] >= self.steps and now > self.progress * start and not falling
-            if stands or (values.size >= 3 and self._silenced(history)):
+            if stands or (values.size >= 3 and not small and self._silenced(history)):
                 text = (
                     f"the inputs have a root mean square of {size:.3g} and a mean of {offset:.2g} standard deviations, "
                     f"and the loss stands at {now:.3g}"

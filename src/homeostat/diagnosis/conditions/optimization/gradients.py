@@ -107,6 +107,8 @@ class VanishingGradients(Condition):
         """Networks with almost no gradient, whose loss is at a known level of guessing."""
         found: dict[str, Sign] = {}
         known = facts.loss.known_guesses()
+        if facts.loss.outputs.spread == 0:  # behind outputs that are constant, as after a last rectifier
+            return found
         for name, steps in measured_steps(history, judged_losses(history, facts), facts).items():
             pull, now = median(steps.pull[-5:]), median(steps.loss[-5:])
             if known and steps.at.size >= 5 and pull <= self.least and now >= 0.95 * min(known):

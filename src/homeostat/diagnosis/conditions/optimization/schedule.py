@@ -13,9 +13,10 @@ from homeostat.diagnosis.condition import SYMPTOMS, Condition, Sign
 from homeostat.diagnosis.conditions.optimization.loss import judged_losses
 from homeostat.diagnosis.example_histories import LAYERS, ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts, OptimizerFacts, RateFacts
-from homeostat.diagnosis.history import History
+from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.sources import NEURALINT
+from homeostat.diagnosis.steps import is_network
 from homeostat.diagnosis.thresholds import limit
 from homeostat.diagnosis.trends import median
 
@@ -72,6 +73,9 @@ def _decaying(t: float, ill: float) -> list[Point]:
 class WeightDecayDominates(Condition):
     """Weight decay has shrunk the weights to a small part of their initial norm while the loss did not fall.
 
+    Without such a decay in the optimizer it is a penalty in the loss that does so: then half of the layers must have
+    lost nine tenths of their norm, and the loss must stand at the level of guessing.
+
     Settings:
         decay: smallest decay per step (weight decay times learning rate) that is judged.
         shrunk: largest norm of the weights relative to the first measured norm.
@@ -101,7 +105,9 @@ class WeightDecayDominates(Condition):
         decays = {o.network: _decay(o) for o in facts.optimizers}
         losses = judged_losses(history, facts)
         stuck = {k for k, (_, v) in losses.items() if v.size >= 8 and median(v[-5:]) > self.progress * float(v[0])}
-        if not stuck or max(decays.values(), default=0.0) < self.decay:
+        if max(decays.values(), default=0.0) < self.decay:
+            return self._by_a_penalty(history, facts, losses)
+        if not stuck:
             return {}
         found: dict[str, Sign] = {}
         for layer in history.layers("weight-norm"):
@@ -111,6 +117,19 @@ class WeightDecayDominates(Condition):
                 text = f"weight decay has taken the norm of the weights to {left:.2g} of the first, and the loss stands"
                 found[layer] = Sign("warning", text, {"left": left, "decay": max(decays.values())})
         return found
+
+    def _by_a_penalty(
+        self, history: History, facts: Facts, losses: Mapping[str, tuple[Array, Array]]
+    ) -> dict[str, Sign]:
+        known = facts.loss.known_guesses()
+        norms = {layer: history.series("weight-norm", layer)[1] for layer in history.layers("weight-norm")}
+        left = {k: float(v[-1] / v[0]) for k, v in norms.items() if v.size >= 4 and v[0] > 0 and not is_network(k)}
+        gone = {layer: part for layer, part in left.items() if part <= 0.1 * self.shrunk / 0.3}
+        stands = [k for k, (_, v) in losses.items() if v.size >= 8 and median(v[-5:]) >= 0.95 * min(known, default=0)]
+        if not known or not stands or 2 * len(gone) < len(left) or not gone:
+            return {}
+        text = "a penalty on the weights in the loss has taken their norm to {:.2g} of the first, and the loss stands"
+        return {k: Sign("warning", text.format(part), {"left": part, "decay": 0.0}) for k, part in gone.items()}
 
 
 def _decay(optimizer: OptimizerFacts) -> float:

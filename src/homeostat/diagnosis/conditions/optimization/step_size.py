@@ -174,7 +174,8 @@ class LearningRateTooLow(Condition):
         sum_l ||g_l|| ||w_l|| / loss >= pull,   loss now / start >= progress
 
     Not judged: a warm-up (steps that grow), a run that continues from trained weights, and a decayed schedule at the
-    end of a run.
+    end of a run. If the norm of all gradients is the same at every reading, they are clipped at every step; they are
+    small because of that, and `pull` is not required.
 
     Settings:
         reach, change, pull, progress: as above.
@@ -191,6 +192,7 @@ class LearningRateTooLow(Condition):
     remedies = (
         Remedy("raise the learning rate by a factor of 10 to 1000: 1e-3 is usual for Adam, 0.01 to 0.1 for SGD"),
         Remedy("look for a schedule or a parameter group that sets the learning rate to (nearly) zero"),
+        Remedy("clip gradients to a larger norm (1 is usual)"),
     )
     examples: ClassVar[Mapping[str, ExampleHistory]] = {"steps that change nothing": _too_short}
     persistence: int = 2
@@ -215,12 +217,26 @@ class LearningRateTooLow(Condition):
             level = guessing_level(facts, start)
             with np.errstate(all="ignore"):
                 reached = float(np.sum(steps.gain[known] * np.diff(at, prepend=0.0)))
-            weak = not median(steps.pull[known]) >= self.pull or not reached <= self.reach
+            norm = self._clipped_to(history, facts, name)
+            weak = (norm is None and not median(steps.pull[known]) >= self.pull) or not reached <= self.reach
             if growing or weak or not now >= self.progress * level or start < 0.8 * facts.loss.labels.chance:
                 continue
             text = (
                 f"a step changes the weights by {median(change):.1e} of their norm; all {at[-1]:.0f} together can have "
                 f"lowered the loss by {reached:.1e} of it at most, and it is {now:.4g}"
             )
+            if norm is not None:
+                text += f"; the gradients are clipped to a norm of {norm:.1e} at every step"
             found[name] = Sign("warning", text, {"change": median(change), "reached": reached, "now": now})
         return found
+
+    @staticmethod
+    def _clipped_to(history: History, facts: Facts, name: str) -> float | None:
+        """The norm of all gradients of the network of a loss, where it is the same at every reading."""
+        norms = [history.series("gradient-norm", k)[1] for k in _layers_of(history, "gradient-norm", name, facts)]
+        norms = [values for values in norms if values.size >= 8]
+        if not norms or len({values.size for values in norms}) > 1:
+            return None
+        total = np.sqrt(np.sum([values**2 for values in norms], axis=0))
+        middle = median(total)
+        return middle if middle > 0 and float(np.max(np.abs(total - middle))) <= 1e-3 * middle else None

@@ -75,6 +75,29 @@ class DuplicatedSoftmax(GraphCondition):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MissingLogSoftmax(GraphCondition):
+    """A negative log-likelihood is given logits or probabilities instead of log-probabilities: `nll_loss(x, y)`."""
+
+    cite = NEURALINT
+    explains = (*SYMPTOMS, "non-finite")
+    explanation = (
+        "nll_loss takes the value at the label as the logarithm of its probability. Logits can be raised for all "
+        "classes at once, so the loss falls without bound; probabilities give weak gradients that vanish for the "
+        "classes that are wrong."
+    )
+    remedies = (Remedy("use cross_entropy of the logits, or end the network with log_softmax(dim=1)"),)
+    faults: ClassVar[Mapping[str, Facts]] = {
+        "nll_loss of logits": Facts(steps=500, loss=LossFacts(readings=20, softmax=SoftmaxFacts(missing=20))),
+    }
+
+    def count(self, loss: LossFacts) -> tuple[int, int]:
+        return loss.softmax.missing, loss.readings
+
+    def text(self, loss: LossFacts) -> str:
+        return "nll_loss is given numbers that are no logarithms of probabilities: these would sum to more than one"
+
+
+@dataclass(frozen=True, kw_only=True)
 class WrongSoftmaxDim(GraphCondition):
     """A softmax is over another dimension than the one that is summed over, or over the items of the batch."""
 
