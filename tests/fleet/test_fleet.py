@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +120,13 @@ def test_a_saved_fleet_continues_bit_for_bit():
         assert torch.equal(first.step(*at_step(given, t)), second.step(*at_step(given, t)))
     for r in range(5):
         assert farthest(first.replica(r), second.replica(r)) == 0.0
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(__file__).resolve().parents[2] / "docs/fleet.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, names := {})
+    assert names["losses"].shape == (30,) and bool(names["losses"].isfinite().all())
 
 
 def test_the_global_random_stream_is_not_moved():

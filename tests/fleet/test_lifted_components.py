@@ -10,6 +10,7 @@ from torch import nn
 
 import homeostat
 from fleet.solo import at_step, batches, farthest
+from homeostat.controllers import PI
 from homeostat.core.component import components
 from homeostat.core.errors import Refused
 from homeostat.core.treatment import Stage, Treatment
@@ -44,13 +45,15 @@ def _images(g: torch.Generator) -> torch.Tensor:
 IMAGES = pytest.param((_conv, _images), marks=pytest.mark.slow)
 
 
-def _alone(net, optimizer, treatments: list[Treatment], seed: int, given):
+def _alone(net, optimizer, treatments: list[Treatment], seed: int, given, controllers=()):
     """The run of one seed with `homeostat.attach`; the network, its vitals, and the outputs of an evaluation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = net()
         made = optimizer(model.parameters())
-        with homeostat.attach(model, made, treatments=treatments, every=EVERY, seed=seed, strict=True) as run:
+        with homeostat.attach(
+            model, made, treatments=treatments, controllers=controllers, every=EVERY, seed=seed, strict=True
+        ) as run:
             criterion = run.loss(nn.functional.cross_entropy)
             for t, (inputs, targets) in enumerate(given):
                 if t and t % TASK == 0:
@@ -107,6 +110,20 @@ def test_a_knob_has_a_value_per_replica():
         own = type(treatment)(**{**treatment.settings(), "replacement_rate": float(rates[r])})
         alone, _, _ = _alone(_net, MOMENTUM, [own], seed, given[r])
         assert farthest(fleet.replica(r), alone) < 1e-9
+
+
+@pytest.mark.parametrize("knob", ["lr", "l2-init.strength"])
+def test_a_controller_turns_the_knob_of_each_replica(knob):
+    control = [PI(vital="gradient-norm", knob=knob, set_point=0.3, kp=0.02, ki=0.01, high=0.2, every=EVERY)]
+    penalty = [LIFTED["l2-init"]]
+    fleet = Fleet(_net, optimizer=MOMENTUM, seeds=SEEDS, treatments=penalty, controllers=control, every=EVERY, group=2)
+    given = batches(_data, SEEDS, STEPS, size=16)
+    for t in range(STEPS):
+        fleet.step(*at_step(given, t))
+    alone = [_alone(_net, MOMENTUM, penalty, seed, given[r], control)[0] for r, seed in enumerate(SEEDS)]
+    assert max(farthest(fleet.replica(r), each) for r, each in enumerate(alone)) < 1e-7
+    untouched, _, _ = _alone(_net, MOMENTUM, penalty, SEEDS[0], given[0])
+    assert farthest(alone[0], untouched) > 1e-4
 
 
 def test_small_batches_are_collected_until_a_vital_can_be_measured():

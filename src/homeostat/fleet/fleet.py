@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from homeostat.core.controller import Controller
 from homeostat.core.errors import BadInput
 from homeostat.core.treatment import Treatment
 from homeostat.core.vital import Vital
@@ -42,6 +43,7 @@ class Fleet:
         vitals: "default", "all", or vitals and names, measured every `every` steps. Vitals that need a probe, tasks or
             a twin are left out (`not_measured`), or refused if named.
         treatments: applied as `homeostat.attach(..., seed=seed)` does.
+        controllers: set "lr" or a knob of a treatment from a measured vital, in each replica for itself.
         every: steps between two measurements.
         group: replicas that are computed together; by default as many as keep the weights in the cache.
 
@@ -64,6 +66,7 @@ class Fleet:
         knobs: Mapping[str, Any] | None = None,
         vitals: str | Sequence[str | Vital] = "default",
         treatments: Sequence[Treatment] = (),
+        controllers: Sequence[Controller] = (),
         every: int = 100,
         group: int | None = None,
     ) -> None:
@@ -88,6 +91,7 @@ class Fleet:
                 vitals,
                 treatments,
                 every,
+                controllers,
             )
             for part in self._parts
         ]

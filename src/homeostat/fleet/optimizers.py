@@ -142,7 +142,10 @@ class StackedSGD(StackedOptimizer):
                     parameter.mul_(1 - spread(self.settings["lr"], parameter) * spread(decay, parameter))
             if isinstance(rate, Tensor):
                 above, rate = above * rate, 1.0
-            target.baddbmm_(above.transpose(1, 2), inputs, alpha=-rate)
+            if inputs.shape[1] == 1:  # an outer product is faster elementwise
+                target.addcmul_(above.transpose(1, 2), inputs, value=-rate)
+            else:
+                target.baddbmm_(above.transpose(1, 2), inputs, alpha=-rate)
             if bias is not None:
                 self.parameters[bias].sub_(above.sum(1), alpha=rate)
 

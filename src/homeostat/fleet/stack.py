@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from homeostat.core.controller import Controller
 from homeostat.core.errors import BadInput
 from homeostat.core.snapshot import Reading
 from homeostat.core.treatment import Stage, Treatment
 from homeostat.core.vital import Vital
+from homeostat.fleet.controlling import StackedControllers
 from homeostat.fleet.edits import StackedTargets
 from homeostat.fleet.measuring import StackedVitals
 from homeostat.fleet.optimizers import MakeOptimizer, StackedSGD, stacked_optimizers
@@ -51,6 +53,7 @@ class Stack:
         vitals: str | Sequence[str | Vital],
         treatments: Sequence[Treatment],
         every: int,
+        controllers: Sequence[Controller],
     ) -> None:
         self.seeds, self.step = tuple(seeds), 0
         self._lifting = Lifting(streams)
@@ -65,6 +68,8 @@ class Stack:
         ours = {name: value for name, value in knobs.items() if "." in name}
         self.treatments = StackedTreatments(treatments, ours, self.seeds)
         self.vitals = StackedVitals(vitals, every)
+        measured = [vital.name for vital in self.vitals.vitals]
+        self.controllers = StackedControllers(controllers, measured, self.treatments, self.optimizers, len(self.seeds))
         self._taps: dict[str, Tap] | None = None
         self._reading = bool(self.treatments.applied or self.vitals.vitals)
         self._hooks: dict[str, Any] = {}
@@ -180,6 +185,7 @@ class Stack:
         self.treatments.follow(step, targets, activations, self._rate())
         self.step = step
         self.vitals.after_step(step, activations, self.parameters, gradients, losses)
+        self.controllers.turn(step, self.vitals.series)
 
     def _update(self, gradients: Mapping[str, Tensor]) -> None:
         for optimizer in self.optimizers:
@@ -256,6 +262,7 @@ class Stack:
             "streams": self._lifting.streams.state_dict(),
             "treatments": self.treatments.state_dict(),
             "vitals": self.vitals.state_dict(),
+            "controllers": self.controllers.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -270,6 +277,7 @@ class Stack:
         self._lifting.streams.load_state_dict(state["streams"])
         self.treatments.load_state_dict(state["treatments"])
         self.vitals.load_state_dict(state["vitals"])
+        self.controllers.load_state_dict(state["controllers"])
         self.step = state["step"]
 
 

@@ -93,46 +93,54 @@ class ContinualBackprop(Treatment):
 
     def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
         state = dict(state)
-        chosen: dict[UnitGroup, Tensor] = {}
-        means: dict[UnitGroup, Tensor] = {}
+        counts: dict[UnitGroup, Tensor] = {}
         for group in treatable(self.name, view, self.linear):
             if group.layer in view.activations and f"{group.layer}/age" in state:
-                chosen[group], means[group] = self._advance(view, group, state, knobs)
-        chosen = touched(chosen)
-        return reset_edits(view, chosen, means if self.fold else None), state
+                counts[group] = self._advance(view, group, state, knobs)
+        # most steps replace nothing: then units need not be ranked
+        due = touched({group: count >= 1 for group, count in counts.items()})
+        chosen: dict[UnitGroup, Tensor] = {}
+        means: dict[UnitGroup, Tensor] = {}
+        for group in due:
+            chosen[group], means[group] = self._choose(view, group, state, knobs, counts[group])
+        return reset_edits(view, touched(chosen), means if self.fold else None), state
 
-    def _advance(
-        self, view: View, group: UnitGroup, state: State, knobs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Update the group's statistics in `state`. Return the units to replace and their mean activations."""
+    def _advance(self, view: View, group: UnitGroup, state: State, knobs: Mapping[str, Tensor]) -> Tensor:
+        """Update the group's statistics in `state`. Return the number of units to replace [*R]."""
         utility, mean, age, due = (state[f"{group.layer}/{key}"] for key in ("utility", "mean", "age", "due"))
         eta = broadcast_knob(knobs["decay_rate"], age)
-        age = age + 1
-        unbias = 1 - eta**age
+        rest, age = 1 - eta, age + 1
         acts = view.activations[group.layer].to(age.dtype)
-        mean = _ahead(mean, acts.mean(-2), eta)
-        if self.utility == "random":
-            score = view.draw.uniform(f"{group.layer}/random", mean)
-        else:
-            utility = _ahead(utility, self._worth(view, group, acts, mean / unbias), eta)
-            score = utility / unbias
+        mean = _ahead(mean, acts.mean(-2), eta, rest)
+        if self.utility != "random":
+            utility = _ahead(utility, self._worth(view, group, acts, mean, age, eta), eta, rest)
         mature = age > broadcast_knob(knobs["maturity_threshold"], age)
         due = due + broadcast_knob(knobs["replacement_rate"], due) * mature.sum(-1)
         count = due.floor()
-        mask = lowest(score, mature, count)
+        fresh = {"utility": utility, "mean": mean, "age": age, "due": due - count}
+        state.update({f"{group.layer}/{key}": value for key, value in fresh.items()})
+        return count
+
+    def _choose(
+        self, view: View, group: UnitGroup, state: State, knobs: Mapping[str, Tensor], count: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The units to replace, which start anew in `state`, and the mean activations of all."""
+        utility, mean, age = (state[f"{group.layer}/{key}"] for key in ("utility", "mean", "age"))
+        unbias = 1 - broadcast_knob(knobs["decay_rate"], age) ** age
+        score = view.draw.uniform(f"{group.layer}/random", mean) if self.utility == "random" else utility / unbias
+        mask = lowest(score, age > broadcast_knob(knobs["maturity_threshold"], age), count)
         fresh = {"utility": utility, "mean": mean, "age": age}
         state.update({f"{group.layer}/{key}": value.masked_fill(mask, 0.0) for key, value in fresh.items()})
-        state[f"{group.layer}/due"] = due - count
         return mask, mean / unbias
 
-    def _worth(self, view: View, group: UnitGroup, acts: Tensor, mean: Tensor) -> Tensor:
+    def _worth(self, view: View, group: UnitGroup, acts: Tensor, mean: Tensor, age: Tensor, eta: Tensor) -> Tensor:
         """The y of the class docstring, mean over the batch: [*R, H]."""
-        centre = 0.0 if self.utility == "contribution" else mean.unsqueeze(-2)
-        out = torch.stack([_reach(view, axis, group.width) for axis in group.columns]).sum(0)
-        worth = (acts - centre).abs().mean(-2) * out.to(acts.dtype)
+        if self.utility != "contribution":
+            acts = acts - (mean / (1 - eta**age)).unsqueeze(-2)
+        worth = acts.abs().mean(-2) * _total([_reach(view, axis, group.width) for axis in group.columns]).to(acts.dtype)
         if self.utility == "adaptable":
             inward = [_reach(view, a, group.width) for a in group.rows if view.parameters[a.name].ndim - lead(view) > 1]
-            worth = worth / torch.stack(inward).sum(0).to(acts.dtype)
+            worth = worth / _total(inward).to(acts.dtype)
         return worth
 
     def effect(self, before: View, edits: Sequence[Edit], after: View) -> str | None:
@@ -146,9 +154,13 @@ def _reach(view: View, axis: Axis, width: int) -> Tensor:
     return axis.total(weight.abs(), weight.ndim - lead(view), width)
 
 
-def _ahead(average: Tensor, value: Tensor, eta: Tensor) -> Tensor:
-    """One step of an exponential average; non-finite values are skipped."""
-    return torch.where(torch.isfinite(value), eta * average + (1 - eta) * value, average)
+def _total(many: list[Tensor]) -> Tensor:
+    return many[0] if len(many) == 1 else torch.stack(many).sum(0)
+
+
+def _ahead(average: Tensor, value: Tensor, eta: Tensor, rest: Tensor) -> Tensor:
+    """One step of an exponential average with `rest` = 1 - eta; non-finite values (x - x is not 0) are skipped."""
+    return torch.where(value - value == 0, eta * average + rest * value, average)
 
 
 def lowest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
