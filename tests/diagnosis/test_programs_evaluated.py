@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 import homeostat
+from homeostat.diagnosis import Diagnostician, Facts, History
+from homeostat.diagnosis.conditions.data.overfitting import Overfitting
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
 
 
@@ -93,3 +96,30 @@ def test_a_followed_loss_module_is_copied_pickled_and_scripted_as_without():
     assert float(scripted(torch.eye(2), torch.tensor([0, 1]))) == float(criterion(torch.eye(2), torch.tensor([0, 1])))
     run.detach()
     assert not criterion._forward_hooks and not len(MODULE_HOOKS)
+
+
+@pytest.mark.parametrize("name", ["val_loss", "eval/loss", "Loss/valid", "test.loss_epoch"])
+def test_a_logged_evaluation_loss_is_judged_like_one_that_was_seen(name):
+    assert judged(f"logged/{name}") == judged("evaluation-loss") == ["overfitting"]
+
+
+@pytest.mark.parametrize("name", ["train_loss", "val_accuracy", "value_loss", "latest_loss", "eval_runtime"])
+def test_other_logged_numbers_are_no_evaluation_losses(name):
+    assert judged(f"logged/{name}") == []
+
+
+def judged(series: str) -> list[str]:
+    """Findings where this series rises, and then where it is beside an evaluation loss that falls: silence."""
+    found = []
+    for beside in (None, "evaluation-loss" if series != "evaluation-loss" else None):
+        history, doctor = History(), Diagnostician([Overfitting()])
+        for step in range(0, 1000, 10):
+            history.add(step, "step-loss", "network", 2.0 * math.exp(-step / 100))
+            if step % 50 == 0:
+                history.add(step, series, "network", 0.5 + abs(step - 300) / 300)
+                if beside is not None:
+                    history.add(step, beside, "network", 1 / (1 + step))
+            doctor.update(history, Facts(steps=step))
+        found.append([f.condition for f in doctor.findings if f.severity != "info"])
+    assert series == "evaluation-loss" or found[1] == []
+    return found[0]

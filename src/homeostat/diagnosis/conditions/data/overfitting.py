@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,7 @@ from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.condition import Condition, Sign
 from homeostat.diagnosis.example_histories import READINGS, ExampleHistory, Point, wobble
 from homeostat.diagnosis.facts import Facts
-from homeostat.diagnosis.history import History
+from homeostat.diagnosis.history import LOGGED, History
 from homeostat.diagnosis.loss_series import EVALUATION
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.sources import BENGIO
@@ -22,6 +23,8 @@ from homeostat.diagnosis.trends import kendall_tau, median, roughness
 
 PASSES = 3
 """Evaluations whose median is the present level; the level at the best one is the median of it and its neighbours."""
+EVALUATIONS = frozenset({"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout", "holdout"})
+"""Words for data that are not trained on, in the names of logged numbers."""
 
 
 def _overfitted(t: float, ill: float) -> list[Point]:
@@ -41,8 +44,9 @@ class Overfitting(Condition):
     With b the level at the best evaluation, n the present level, and s the roughness of the evaluations, n - b is at
     least `warning` * b and `noise` * s, the evaluations since the best one rise more often than they fall, and the
     median training loss between the last evaluations is at most `training` times that around the best one. Only
-    evaluations since the last boundary count. Runs with several objectives, a policy gradient, target networks, or data
-    that have changed are not judged.
+    evaluations since the last boundary count. Where none was seen, a logged number counts whose name says that it is
+    the loss of an evaluation. Runs with several objectives, a policy gradient, target networks, or data that have
+    changed are not judged.
 
     Settings:
         passes: evaluations since the best one.
@@ -72,9 +76,15 @@ class Overfitting(Condition):
     order: float = limit(0.5, "policy: three of four pairs rise", ease=0.6, high=1.0)
     training: float = limit(0.9, "policy: the training loss falls by a tenth at least", ease=1.1)
 
+    def clock(self, history: History, facts: Facts) -> int:
+        return history.clock((_evaluations(history),))
+
+    def layer_clock(self, history: History, layer: str, default: int) -> int:
+        return history.clock((_evaluations(history),))
+
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         changed = facts.earlier.evaluations or facts.several_objectives or facts.policy.moving
-        steps, values = history.series(EVALUATION, NETWORK)
+        steps, values = history.series(_evaluations(history), NETWORK)
         since = history.boundaries[-1][0] if history.boundaries else -math.inf
         steps, values = steps[steps > since], values[steps > since]
         if changed or values.size < self.passes + 2 or not np.isfinite(values).all() or values.max() > 1e100:
@@ -105,3 +115,15 @@ class Overfitting(Condition):
         last = steps[-PASSES], steps[-1]
         then, now = (median(history.between("step-loss", layers[0], *ends)) for ends in (around, last))
         return then, now
+
+
+def _evaluations(history: History) -> str:
+    """The series of evaluation losses: those that were seen, or the first that was logged under such a name."""
+    known = history.vitals()
+    return EVALUATION if EVALUATION in known else next(filter(_is_evaluation_loss, known), EVALUATION)
+
+
+def _is_evaluation_loss(name: str) -> bool:
+    """Whether a logged number is the loss of an evaluation by its name: "val_loss", "eval/loss", "loss/valid", ..."""
+    words = set(re.split(r"[^a-z]+", name.removeprefix(LOGGED).lower()))
+    return name.startswith(LOGGED) and "loss" in words and bool(words & EVALUATIONS)
