@@ -39,14 +39,14 @@ def _commit(folder: Path) -> str:
 
 
 def functions(path: Path, names: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Functions of the authors' file, without its imports, which may need packages that are not installed.
+    """Functions and methods of the authors' file, without its imports, which may need packages that are not installed.
 
     Args:
-        names: of the functions.
+        names: of the functions; a method is called with an object of ours as `self`.
         known: global names that they use.
     """
     tree = ast.parse(path.read_text("utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    tree.body = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]
     found = dict(known)
     exec(compile(tree, str(path), "exec"), found)
     return {name: found[name] for name in names}

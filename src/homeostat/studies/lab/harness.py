@@ -139,6 +139,7 @@ class _Work:
     def __init__(self, study: Study, budget: str, jobs: int, progress: bool, folder: Path) -> None:
         self.study, self.budget, self.jobs, self.progress, self.folder = study, budget, jobs, progress, folder
         self.cells = Cells(study, budget, folder)
+        self.used: dict[tuple[str, Cell], Finished] = {}
 
     def tune(self) -> dict[str, Any]:
         """Choose the settings that the study leaves open; returns the log."""
@@ -152,6 +153,7 @@ class _Work:
                 trial = replace(self.study, given=json.dumps({arm: setting}))
                 work = _Work(trial, self.budget, self.jobs, self.progress, self.folder)
                 rows = work.measures((arm,), development_seeds(tune.seeds))
+                self.used |= work.used
                 scores.append([number(row[arm], tune.by) for row in rows.values()])
             log[arm] = tune.chosen(arm, scores)
         self.study = replace(self.study, given=json.dumps({arm: row["chosen"] for arm, row in log.items()}))
@@ -173,6 +175,7 @@ class _Work:
         """seed -> arm -> measures; unfinished runs are run first."""
         wanted = [(arm, seed) for seed in seeds for arm in arms]
         run_missing(self.study, self.budget, wanted, self.cells, self.jobs, self.progress)
+        self.used |= {(self.study.given, cell): self.cells.finished(cell) for cell in wanted}
         return {seed: {arm: self.cells.finished((arm, seed)).measures for arm in arms} for seed in seeds}
 
     def verdict(
@@ -186,7 +189,6 @@ class _Work:
         """The verdict of finished runs."""
         study = self.study
         by_seed = self.measures(tuple(study.arms), seeds)
-        runs = [self.cells.finished((arm, seed)) for seed in seeds for arm in study.arms]
         told = zip(judged, study.expectations, strict=True) if judged else ()
         absent = any(j.verdict != HOLDS for j in before)
         return Verdict(
@@ -209,8 +211,8 @@ class _Work:
             method_code=code_of(type(study)(), without=MACHINERY),
             command=command,
             date=datetime.now(UTC).date().isoformat(),
-            run_seconds=sum(run.seconds for run in runs),
-            processor_seconds=sum(run.processor_seconds for run in runs),
+            run_seconds=sum(run.seconds for run in self.used.values()),
+            processor_seconds=sum(run.processor_seconds for run in self.used.values()),
         )
 
 

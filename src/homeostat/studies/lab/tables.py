@@ -28,7 +28,8 @@ def render(verdict: Verdict) -> Group:
     busy = f"{_figure(verdict.processor_seconds)} s of processor time"
     times = f"{verdict.run_seconds:.0f} s of runs ({busy}), {verdict.wall_seconds:.0f} s on the clock"
     tail = Text(f"{runs}, {times}\n{verdict.command}", style="dim")
-    return Group(head, Text(verdict.claim, style="italic"), _expectations(verdict), _arms(verdict), tail)
+    arms = [_arms(verdict)] if verdict.seeds else []
+    return Group(head, Text(verdict.claim, style="italic"), _expectations(verdict), *arms, tail)
 
 
 def _expectations(verdict: Verdict) -> Table:

@@ -133,7 +133,7 @@ class Verdict:
         code: fingerprint of the source code of the runs.
         method_code: of the study, its laboratory and its components alone.
         wall_seconds: time of this invocation, which may have reused finished runs.
-        run_seconds: total time of all runs, one thread each.
+        run_seconds: total time of all runs, those on development seeds included, one thread each.
         processor_seconds: total processor time of all runs; a busy machine hardly changes it.
     """
 
