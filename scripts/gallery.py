@@ -53,7 +53,7 @@ def section(study: type[Study], verdict: dict[str, Any]) -> str:
     lines = [f"## {study.name}", "", f"> {verdict['claim']}", "", *(f"- {cite}" for cite in cites(study)), ""]
     lines += [inspect.getdoc(study) or "", ""]
     lines += [f"![{study.name}: {verdict['verdict']}](images/gallery/{study.name}.svg)", ""]
-    lines += [f"**{verdict['verdict']}**{_but(verdict)} with {len(verdict['seeds'])} seeds.", ""]
+    lines += [f"**{verdict['verdict']}**{_but(verdict)} {_seeds(verdict)}.", ""]
     if notes := notes_on(study, verdict):
         lines += [f"*{note[0].upper()}{note[1:]}.*" for note in notes] + [""]
     lines += ["| expected | role | effect | interval | must exceed | seen |", "|---|---|---|---|---|---|"]
@@ -63,6 +63,12 @@ def section(study: type[Study], verdict: dict[str, Any]) -> str:
     lines += ["", *_robust(verdict), *([study.remarks, ""] if study.remarks else []), *_reasons(study, verdict)]
     lines += [f"`{verdict['command']}` ({_time(verdict)})", ""]
     return "\n".join(lines)
+
+
+def _seeds(verdict: Mapping[str, Any]) -> str:
+    if count := len(verdict["seeds"]):
+        return f"with {count} seeds"
+    return f"on {len(verdict['development_seeds'])} development seeds; no judged seed was run"
 
 
 def _but(verdict: Mapping[str, Any]) -> str:
