@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from homeostat.shell.edits.element_steps import ElementSteps
 from homeostat.shell.hooks.random_streams import streams_kept
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
+from homeostat.shell.observe.evaluation_collector import losses_near
 from homeostat.shell.options import CheckpointOptions, MeasureOptions, TreatOptions
 from homeostat.shell.run import atexit
 from homeostat.shell.run.failures import warn
@@ -124,7 +126,7 @@ def attach(
     checkpoints = CheckpointManager.of(checkpoint)
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
-    return AttachedRun(settings, network, strict, checkpoints)
+    return AttachedRun(settings, network, strict, checkpoints, [*losses_near(sys._getframe(1)), *inner.modules()])
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:
@@ -139,7 +141,12 @@ class AttachedRun:
     """An attached run. Created by `attach`."""
 
     def __init__(
-        self, settings: Settings, network: Network, strict: bool = False, checkpoints: CheckpointManager | None = None
+        self,
+        settings: Settings,
+        network: Network,
+        strict: bool = False,
+        checkpoints: CheckpointManager | None = None,
+        losses: Iterable[object] = (),
     ) -> None:
         self._checkpoints = checkpoints or CheckpointManager()
         undo = self._checkpoints.restore(network, settings.seed)
@@ -148,6 +155,7 @@ class AttachedRun:
         try:
             self._network: NetworkRun = self._run.add(network, in_loop=True)
             self._stages = LoopHooks(self._network.treatments)
+            self._run.losses.evaluations.follow(losses)
             self._run.start()
             self._checkpoints.begin(self._run, warn)
             self._autosave = Autosave(self._run, self._checkpoints, warn)
@@ -255,6 +263,7 @@ class AttachedRun:
     def loss(self, criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The loss function, with the changes that treatments of stage "loss" make to the outputs. It is called as
         `criterion(outputs, targets)`. Outputs without gradient (evaluation) are not changed."""
+        self._run.losses.evaluations.follow([criterion])
         return self._stages.loss(criterion)
 
     def evaluation(self) -> AbstractContextManager[None]:

@@ -109,6 +109,7 @@ class AutoAttach:
         """Add the networks of the optimizer that is about to step; others are added at their own first step."""
         followed = {id(p.network.model): p for p in self.run.networks}
         alone = len(found.networks) == 1 and not followed
+        self.run.losses.evaluations.follow(found.losses)
         for new in found.networks:
             if stepping not in new.optimizers:
                 continue

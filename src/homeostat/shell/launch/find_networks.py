@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from homeostat.shell.hooks.torch_internals import WRAPPED, children_of, own_parameters
+from homeostat.shell.hooks.torch_internals import LOSS_MODULE, WRAPPED, children_of, own_parameters
 from homeostat.shell.hooks.wrappers import live, unwrap
 
 
@@ -71,10 +71,12 @@ class Discovery:
     Args:
         networks: the networks found.
         loose: the parameters of optimizers that no live module owns.
+        losses: the live loss modules.
     """
 
     networks: list[Found] = field(default_factory=list)
     loose: list[Loose] = field(default_factory=list)
+    losses: list[nn.Module] = field(default_factory=list)
 
 
 def discover_networks(extra: Iterable[Optimizer] = ()) -> Discovery:
@@ -96,7 +98,7 @@ def _search(extra: Iterable[Optimizer]) -> tuple[Discovery, bool]:
     """What is found among all objects, and whether garbage that is not yet collected could have changed it."""
     modules, optimizers = _live(extra)
     family = _Family(modules)
-    result = Discovery()
+    result = Discovery(losses=[m for m in modules if isinstance(m, LOSS_MODULE)])
     by_model: dict[int, Found] = {}
     for optimizer in optimizers:
         held = [p for group in optimizer.param_groups for p in group["params"]]

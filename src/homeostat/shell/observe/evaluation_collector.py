@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,18 +15,25 @@ from torch import Tensor, nn
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.loss_series import EVALUATION
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS, Handle
-from homeostat.shell.hooks.torch_internals import LOSS_MODULE, is_plain, recorded_elsewhere, unseen
-from homeostat.shell.hooks.wrappers import live
+from homeostat.shell.hooks.torch_internals import LOSS_MODULE, children_of, is_plain, recorded_elsewhere, unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.observer import Row
 
-SEARCHES = (1, 50)
-"""Steps at which live loss modules are searched."""
-DEAR = 0.1
-"""Seconds of a search after which there is no further one."""
 MOST = 16
 """Largest number of loss modules that are followed."""
+
+
+def losses_near(frame: FrameType | None) -> list[object]:
+    """What a function may use as its loss modules: its variables, those of its module, and attributes of its `self`.
+
+    A search through all objects would take a tenth of a second.
+    """
+    if frame is None:
+        return []
+    me = vars(frame.f_locals["self"]) if hasattr(frame.f_locals.get("self"), "__dict__") else {}
+    children = children_of(frame.f_locals["self"]) if isinstance(frame.f_locals.get("self"), nn.Module) else {}
+    return [*frame.f_locals.values(), *frame.f_globals.values(), *me.values(), *children.values()]
 
 
 class EvaluationCollector:
@@ -46,25 +53,20 @@ class EvaluationCollector:
 
     def __init__(self, networks: Sequence[Network], guard: Guarding, steps: Callable[[], int]) -> None:
         self._networks, self._guard, self._steps = networks, guard, steps
-        self._searched = 0
         self._followed = weakref.WeakSet[nn.Module]()
         self._handles = list[Handle]()
         self._at, self._sums = -1, dict[int, tuple[Tensor, int]]()
         self._closed = list[tuple[int, list[tuple[Tensor, int]]]]()
         self._opened = 0
 
-    def search(self, step: int) -> None:
-        """Find loss modules, at the first readings of losses from the steps `SEARCHES` on."""
-        if self._searched >= len(SEARCHES) or step < SEARCHES[self._searched]:
-            return
-        began = time.thread_time()
-        self._searched += 1
-        for module in live(LOSS_MODULE):
+    def follow(self, modules: Iterable[object]) -> None:
+        """Hook the loss modules among these."""
+        for module in modules:
+            if not issubclass(type(module), LOSS_MODULE) or not isinstance(module, nn.Module):
+                continue
             if module not in self._followed and len(self._handles) < MOST:
                 self._followed.add(module)
                 self._handles.append(MODULE_HOOKS.place(module, "output", self._hear))
-        if time.thread_time() - began > DEAR:
-            self._searched = len(SEARCHES)
 
     @contextlib.contextmanager
     def during(self, inside: AbstractContextManager[None]) -> Iterator[None]:

@@ -103,7 +103,6 @@ class LossCollector:
         """Count what the graph of a loss shows."""
         self.next = next_loss_reading(step)
         self._clearing.first_pass(step)
-        self.evaluations.search(step)
         for read in self.readers:
             read(step, loss)
         reading = read_loss(loss)
