@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from homeostat.core.component import Cite
+from homeostat.studies.lab.expectation import Expectation, difference
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, difference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,11 @@ from homeostat.core.errors import BadInput, BadSetting, UnknownName
 from homeostat.studies.lab import harness
 from homeostat.studies.lab.cell import Finished
 from homeostat.studies.lab.compare import Comparison
+from homeostat.studies.lab.expectation import Precondition
 from homeostat.studies.lab.harness import command_of, run_study
 from homeostat.studies.lab.run_cache import Cells
 from homeostat.studies.lab.tables import render
 from homeostat.studies.lab.tuning import Tuning
-from homeostat.studies.lab.verdict import Precondition
 
 
 def ran(log):

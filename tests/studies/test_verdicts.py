@@ -13,21 +13,17 @@ from scipy import stats
 
 from homeostat.core.errors import BadInput, BadSetting
 from homeostat.studies.lab.earlier_rule import earlier_judgements
+from homeostat.studies.lab.expectation import Expectation, Precondition, difference, fall, primary
 from homeostat.studies.lab.robust import interquartile_mean, probability_of_improvement
 from homeostat.studies.lab.sequential import NOMINAL, looks, repeated_interval
 from homeostat.studies.lab.tuning import Tuning
 from homeostat.studies.lab.verdict import (
-    Expectation,
     Judged,
-    Precondition,
     Verdict,
-    difference,
-    fall,
     interval,
     judge,
     judge_precondition,
     overall,
-    primary,
     with_robust,
     write,
 )

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from homeostat.studies.lab.expectation import Measure
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Measure
 
 Cell = tuple[str, int]
 """An arm and a seed."""

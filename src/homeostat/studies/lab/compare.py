@@ -16,11 +16,12 @@ from homeostat.core.errors import BadInput, BadSetting
 from homeostat.core.stream import Stream
 from homeostat.core.treatment import Treatment
 from homeostat.streams.tasks import TaskStream
+from homeostat.studies.lab.expectation import Expectation, Measure, number
 from homeostat.studies.lab.harness import DEFAULT_FOLDER, MOST_JOBS, run_missing
 from homeostat.studies.lab.run_cache import Cells
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import FAST_ADAM, StudyLoop, accuracy, attached
-from homeostat.studies.lab.verdict import Expectation, Measure, interval, number
+from homeostat.studies.lab.verdict import interval
 
 UNTREATED = "untreated"
 SHOWN = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from homeostat.studies.lab.verdict import FAILS, HOLDS, OPEN, Expectation, Measures, interval
+from homeostat.studies.lab.expectation import Expectation, Measures
+from homeostat.studies.lab.verdict import FAILS, HOLDS, OPEN, interval
 
 
 def earlier_judgements(

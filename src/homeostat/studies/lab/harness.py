@@ -21,6 +21,7 @@ from homeostat.catalogue.status import MACHINERY, code_of
 from homeostat.core.component import build
 from homeostat.core.errors import BadSetting
 from homeostat.studies.lab.cell import Cell, Finished, run_cell
+from homeostat.studies.lab.expectation import Measures, number
 from homeostat.studies.lab.run_cache import Cells, versions
 from homeostat.studies.lab.sequential import BLOCK, looks
 from homeostat.studies.lab.study import Study
@@ -30,12 +31,10 @@ from homeostat.studies.lab.verdict import (
     FAILS,
     HOLDS,
     Judged,
-    Measures,
     Verdict,
     interval,
     judge,
     judge_precondition,
-    number,
     overall,
     with_robust,
     write,

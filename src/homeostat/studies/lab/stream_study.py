@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from homeostat.streams.permuted import PermutedLabels
 from homeostat.streams.tasks import TaskStream
+from homeostat.studies.lab.expectation import Measure
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, condition, train
-from homeostat.studies.lab.verdict import Measure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from homeostat.core.component import Component
 from homeostat.core.errors import BadSetting, UnknownName
 from homeostat.streams.data import Data
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition
 from homeostat.studies.lab.sequential import MOST
 from homeostat.studies.lab.tuning import Tuning
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition
 
 
 @dataclass(frozen=True, kw_only=True)

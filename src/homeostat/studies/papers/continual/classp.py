@@ -17,10 +17,10 @@ from homeostat.core.random import Draw
 from homeostat.streams import PermutedPixels
 from homeostat.streams.data import resolve
 from homeostat.studies.lab.elastic import Anchors
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.studies.lab.forgetting import Diary, accuracies, held_out
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import FAST_ADAM, ArmSetup, attached
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.treatments import Classp
 
 _SGD = partial(SGD, foreach=True)

@@ -14,10 +14,10 @@ from homeostat.core.component import Cite
 from homeostat.core.treatment import Treatment
 from homeostat.streams import ClassIncremental
 from homeostat.streams.data import resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.studies.lab.forgetting import Diary, accuracies, held_out
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, attached
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.treatments import MaskedSoftmax, PowerLawRehearsal
 
 _MEMORIES = (0, 20, 200)

@@ -14,10 +14,10 @@ from homeostat.core.component import Cite
 from homeostat.streams import PowerLawRecurrence
 from homeostat.streams.data import resolve
 from homeostat.studies.lab.elastic import Anchors
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.studies.lab.forgetting import Diary, accuracies, held_out
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, StudyLoop, attached
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.treatments import PowerLawRehearsal
 
 _RATE, _STRENGTH = 1 / 3, 3.0

@@ -21,10 +21,10 @@ from homeostat.core.random import Draw
 from homeostat.core.treatment import Treatment
 from homeostat.streams import ClassIncremental
 from homeostat.streams.data import Data, resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, difference, number, primary
 from homeostat.studies.lab.forgetting import held_out
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, StudyLoop
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, number, primary
 from homeostat.treatments import PowerLawRehearsal
 from homeostat.vitals import TaskAccuracy
 from homeostat.vitals.continual import continual

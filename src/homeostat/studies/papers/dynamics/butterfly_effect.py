@@ -18,9 +18,9 @@ from homeostat.core.random import Draw
 from homeostat.core.units import UnitGroup
 from homeostat.shell.unit_graph.trace import trace_units
 from homeostat.streams.data import resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, number, primary
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, hidden
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, number, primary
 from homeostat.vitals import distance, linear_cka, loss_barrier, match_weights, mixed, permuted
 from homeostat.vitals.dynamics.twins import BUTTERFLY
 

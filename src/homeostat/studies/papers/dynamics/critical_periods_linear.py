@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from homeostat.core.component import Cite
 from homeostat.streams.data import resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, number, primary
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.two_sources import Deficit, Problem, descend, learning_time, race
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, number, primary
 
 DEPTHS = (1, 2, 4)
 LENGTHS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

@@ -12,8 +12,8 @@ from homeostat.core.component import Cite
 from homeostat.diagnosis.early_warning import Array, detrended, trend
 from homeostat.diagnosis.stability_model import stability_fit
 from homeostat.studies.lab.bistable import SYSTEMS, windows
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, number, primary
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, number, primary
 
 NOMINAL = 0.05
 STATISTICS: Mapping[str, Callable[[Array], Array]] = {

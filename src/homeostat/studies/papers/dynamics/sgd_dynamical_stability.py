@@ -11,6 +11,7 @@ import torch
 
 from homeostat.core.component import Cite
 from homeostat.streams.data import resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, difference, number, primary
 from homeostat.studies.lab.interpolation import (
     Diagonal,
     Items,
@@ -23,7 +24,6 @@ from homeostat.studies.lab.interpolation import (
 )
 from homeostat.studies.lab.interpolation import sparse_regression as sparse
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, difference, number, primary
 from homeostat.vitals import edge, hessian_moments, sharpness, stochastic_edge
 
 MODELS = ("relu", "diagonal")

@@ -16,10 +16,10 @@ from homeostat.core.random import Draw
 from homeostat.core.treatment import Treatment
 from homeostat.streams import ClassIncremental
 from homeostat.streams.data import resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.studies.lab.forgetting import Diary, accuracies, held_out, shifted
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import attached
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition, difference, number, primary
 from homeostat.treatments import AdaB2N
 
 Norm = Callable[[int], nn.Module]

@@ -10,8 +10,8 @@ from homeostat.controllers import OneWaySwitch
 from homeostat.core.component import Cite
 from homeostat.core.controller import Controller
 from homeostat.core.errors import BadInput
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, Precondition, number, primary
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, Precondition, number, primary
 
 LOW, HIGH = 0.5, 2.0
 ENVIRONMENTS = ("cartpole", "pendulum")

@@ -11,9 +11,7 @@ from torch import nn
 from homeostat.core.component import Cite
 from homeostat.streams import PermutedLabels, PermutedPixels
 from homeostat.streams.tasks import TaskStream
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.training import ArmSetup, condition, l2, train
-from homeostat.studies.lab.verdict import (
+from homeostat.studies.lab.expectation import (
     Expectation,
     Measure,
     Measures,
@@ -23,6 +21,8 @@ from homeostat.studies.lab.verdict import (
     number,
     primary,
 )
+from homeostat.studies.lab.study import Study
+from homeostat.studies.lab.training import ArmSetup, condition, l2, train
 from homeostat.treatments import ContinualBackprop, ShrinkAndPerturb
 
 _RATE = 1e-3

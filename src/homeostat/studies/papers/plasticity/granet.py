@@ -16,10 +16,10 @@ from torch.optim import SGD, Optimizer
 from homeostat.core.component import Cite
 from homeostat.core.random import Draw
 from homeostat.streams.data import Data, resolve
+from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, primary
 from homeostat.studies.lab.forgetting import held_out, shifted
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, StudyLoop, accuracy, attached
-from homeostat.studies.lab.verdict import Expectation, Measure, Precondition, difference, primary
 from homeostat.treatments.sparsity.granet import GraNet
 
 _SPARSITIES = (0.95, 0.98)

@@ -16,8 +16,8 @@ from homeostat.controllers.homeostatic import taken_in, valence
 from homeostat.core.component import Cite
 from homeostat.core.random import Draw
 from homeostat.streams import LabelSwaps
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, Precondition, number, primary
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, Precondition, number, primary
 
 START = 0.3
 """Initial learning rate of every arm but Adam's."""

@@ -16,9 +16,9 @@ from homeostat.core.component import Cite
 from homeostat.core.random import Draw
 from homeostat.core.snapshot import Probe
 from homeostat.streams import RandomLabels
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, Precondition, difference, fall, primary
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import FAST_ADAM, ArmSetup, hidden, l2, train
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, Precondition, difference, fall, primary
 from homeostat.treatments import ShrinkAndPerturb
 from homeostat.vitals import dead_fraction, effective_rank, plasticity, sharpness
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from homeostat.core.component import Cite
 from homeostat.streams import PermutedLabels
+from homeostat.studies.lab.expectation import Expectation, Measure, Measures, Precondition, fall, number, primary
 from homeostat.studies.lab.study import Study
 from homeostat.studies.lab.training import ArmSetup, condition, l2, train
-from homeostat.studies.lab.verdict import Expectation, Measure, Measures, Precondition, fall, number, primary
 from homeostat.treatments import L2Init, SpectralRegularization, WassersteinRegularization
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)

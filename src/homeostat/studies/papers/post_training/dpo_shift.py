@@ -12,13 +12,7 @@ from torch import Tensor
 
 from homeostat.core.component import Cite
 from homeostat.objectives import DPOShift, shift_schedule
-from homeostat.studies.lab.reasoning.base import Base, generator
-from homeostat.studies.lab.reasoning.model import Transformer
-from homeostat.studies.lab.reasoning.preferences import Pairs, gold, pairs, prefer
-from homeostat.studies.lab.reasoning.sampling import sample
-from homeostat.studies.lab.reasoning.tasks import Chain
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import (
+from homeostat.studies.lab.expectation import (
     Effect,
     Expectation,
     Measure,
@@ -28,6 +22,12 @@ from homeostat.studies.lab.verdict import (
     number,
     primary,
 )
+from homeostat.studies.lab.reasoning.base import Base, generator
+from homeostat.studies.lab.reasoning.model import Transformer
+from homeostat.studies.lab.reasoning.preferences import Pairs, gold, pairs, prefer
+from homeostat.studies.lab.reasoning.sampling import sample
+from homeostat.studies.lab.reasoning.tasks import Chain
+from homeostat.studies.lab.study import Study
 
 FIXED = (1.0, 0.95, 0.75, 0.5)
 _LOWEST = 0.75

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from homeostat.controllers import PI, Proportional
 from homeostat.core.component import Cite
 from homeostat.objectives import ClippedPolicyGradient, Entropic
+from homeostat.studies.lab.expectation import Effect, Expectation, Measure, Measures, Precondition, number, primary
 from homeostat.studies.lab.reasoning.base import Base
 from homeostat.studies.lab.reasoning.improve import Rounds, Steered, improve, tested
 from homeostat.studies.lab.reasoning.tasks import Chain
 from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import Effect, Expectation, Measure, Measures, Precondition, number, primary
 
 SET_POINT = 0.25
 """In nats per token: between 0.8 of the base policy and 0.1 at the end of plain training."""

@@ -13,11 +13,7 @@ from homeostat.core.component import Cite
 from homeostat.core.objective import Objective
 from homeostat.curves import EntropyReward
 from homeostat.objectives import ClipCov, ClippedPolicyGradient, KLCov
-from homeostat.studies.lab.reasoning.base import Base
-from homeostat.studies.lab.reasoning.improve import Rounds, improve, tested
-from homeostat.studies.lab.reasoning.tasks import Chain
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.verdict import (
+from homeostat.studies.lab.expectation import (
     Expectation,
     Measure,
     Measures,
@@ -27,6 +23,10 @@ from homeostat.studies.lab.verdict import (
     number,
     primary,
 )
+from homeostat.studies.lab.reasoning.base import Base
+from homeostat.studies.lab.reasoning.improve import Rounds, improve, tested
+from homeostat.studies.lab.reasoning.tasks import Chain
+from homeostat.studies.lab.study import Study
 
 _ARMS: dict[str, tuple[str, tuple[Objective, ...]]] = {
     "plain": ("clipped policy gradient without dual clipping, group advantages", (ClippedPolicyGradient(dual=1e9),)),
