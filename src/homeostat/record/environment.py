@@ -17,7 +17,7 @@ from homeostat.core.signals import pass_on
 def environment() -> dict[str, Any]:
     """Versions, platform, devices, cores and threads, JSON-friendly."""
     return {
-        "homeostat": _version(),
+        "homeostat": version(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -42,7 +42,8 @@ def device_names() -> list[str]:
     return names
 
 
-def _version() -> str:
+def version() -> str:
+    """The installed version of Homeostat."""
     try:
         return metadata.version("homeostat")
     except metadata.PackageNotFoundError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from homeostat.core.errors import BadInput, CheckpointError, RecordError
 from homeostat.core.finding import JournalEntry
 from homeostat.core.signals import pass_on
+from homeostat.record.environment import version
 from homeostat.record.statements import now_utc
 from homeostat.shell.checkpoint import training_state
 from homeostat.shell.checkpoint.encoding import Encoder, decode, read_file, write_file
@@ -49,7 +49,7 @@ class CheckpointDraft:
             "run": run.record.run,
             "steps": run.steps,
             "saved_utc": now_utc(),
-            "homeostat": _version(),
+            "homeostat": version(),
             "state": self._encoder.encode(run.state_dict(), "Homeostat's state"),
         }
         self._buffers: dict[str, Any] = {}
@@ -233,10 +233,3 @@ def note_resumption(run: Run, resumed: Checkpoint, warn: Callable[[str], object]
     why = f"resumed from the checkpoint of step {resumed.steps}{whose}"
     why += f"; {superseded} steps recorded after it are left out" if superseded else ""
     run.add_entry(JournalEntry(resumed.steps, "homeostat", "resume", resumed.path.name, why, detail=fact))
-
-
-def _version() -> str:
-    try:
-        return metadata.version("homeostat")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from homeostat.shell.hooks.graph_values import children
 from homeostat.shell.hooks.layer_order import in_order, parameter_id
 from homeostat.shell.hooks.torch_internals import is_plain, saved
 
@@ -24,14 +25,14 @@ def frozen_between(loss: Tensor, trained: Collection[int], frozen: Mapping[int, 
         frozen: address of a parameter that needs no gradient -> its name.
     """
     order = in_order(loss.grad_fn)
-    children = {node: [child for child, _ in node.next_functions if child is not None] for node in order}
-    own = {node: any(parameter_id(child) in trained for child in children[node]) for node in order}
+    operands = {node: children(node) for node in order}
+    own = {node: any(parameter_id(child) in trained for child in operands[node]) for node in order}
     above, below = dict.fromkeys(order, False), dict[Any, bool]()
     for node in order:
-        for child in children[node]:
+        for child in operands[node]:
             above[child] = above[child] or above[node] or own[node]
     for node in reversed(order):
-        below[node] = own[node] or any(below[child] for child in children[node])
+        below[node] = own[node] or any(below[child] for child in operands[node])
     return {name for node in order if above[node] and below[node] for name in _kept(node, frozen)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ _RESHAPED = (
     "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0", "AliasBackward0",
     "SqueezeBackward0", "SqueezeBackward1", "UnsqueezeBackward0",
 )  # fmt: skip
+MOST_NODES = 5000
+"""Number of nodes of the graph of a loss that are read, about."""
 LARGEST = 1 << 22
 """Multiplications that are done again to know a value that the graph does not keep."""
 
@@ -41,18 +44,34 @@ def through(node: Any, names: Iterable[str] = SAME) -> Any:
     return node
 
 
-def below(node: Any, depth: int) -> Iterator[Any]:
-    """A node and those up to `depth - 1` operations below it, nearest first."""
-    layer, seen = [node], {node}
-    for _ in range(depth):
-        yield from layer
+def children(node: Any) -> list[Any]:
+    """The nodes of the operands that need a gradient."""
+    return [child for child, _ in node.next_functions if child is not None]
+
+
+def walk(node: Any, depth: float = math.inf, most: float = MOST_NODES) -> Iterator[tuple[Any, int]]:
+    """A node and those below it with their distance, nearest first.
+
+    Args:
+        node: where to start; None gives nothing.
+        depth: distance at which to stop.
+        most: number of nodes after which to stop, at the next distance.
+    """
+    layer, distance = [node] if node is not None else [], 0
+    seen = set(layer)
+    while layer and distance < depth and len(seen) <= most:
         following = list[Any]()
         for one in layer:
-            for child, _ in one.next_functions:
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    following.append(child)
-        layer = following
+            yield one, distance
+            new = [child for child in dict.fromkeys(children(one)) if child not in seen]
+            seen.update(new)
+            following += new
+        layer, distance = following, distance + 1
+
+
+def below(node: Any, depth: float) -> Iterator[Any]:
+    """A node and those up to `depth - 1` operations below it, nearest first."""
+    return (one for one, _ in walk(node, depth, math.inf))
 
 
 def constant_factor(node: Any) -> Tensor | None:
@@ -89,7 +108,7 @@ def _chosen(node: Any) -> Tensor | None:
             values = value_of(operand(node))
         if not isinstance(values, Tensor) or not isinstance(dim, int) or not isinstance(index, Tensor):
             return None
-        return values.detach().gather(dim - 2**64 if dim >= 2**63 else dim, index)
+        return values.detach().gather(dim, index)
     values, indices = value_of(operand(node)), saved(node, "indices")
     if values is None or not isinstance(indices, tuple) or not all(isinstance(i, Tensor) for i in indices):
         return None

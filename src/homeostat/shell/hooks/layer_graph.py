@@ -86,7 +86,7 @@ def _attention(node: Any) -> tuple[float, float] | None:
     dim = saved(inner, "dim")
     if not isinstance(weights, Tensor) or weights.ndim < 3 or not shapes or not isinstance(dim, int):
         return None
-    if (dim - 2**64 if dim >= 2**63 else dim) % weights.ndim != weights.ndim - 1:
+    if dim % weights.ndim != weights.ndim - 1:
         return None
     return _measure(weights.detach().reshape(-1, *weights.shape[-2:])[:ITEMS, -LONGEST:].float())
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from homeostat.shell.hooks.graph_values import children
+
 MOST_NODES = 20_000
 """Graphs with more nodes are not read."""
 _MOVES = ("TBackward0", "TransposeBackward0", "ViewBackward0", "ToCopyBackward0", "PermuteBackward0")
@@ -23,12 +25,12 @@ def layers_after(loss: Tensor, layers: Mapping[int, str]) -> dict[str, frozenset
     passed: dict[Any, frozenset[str]] = {node: frozenset() for node in order}
     after: dict[str, frozenset[str]] = {}
     for node in order:
-        children = [child for child, _ in node.next_functions if child is not None]
-        own = {layer for child in children if (layer := layers.get(parameter_id(child))) is not None}
+        below = children(node)
+        own = {layer for child in below if (layer := layers.get(parameter_id(child))) is not None}
         for layer in own:
             after[layer] = after.get(layer, frozenset()) | passed[node]
         reached = passed[node] | own
-        for child in children:
+        for child in below:
             passed[child] = reached if not passed[child] else passed[child] | reached
     return {layer: others - {layer} for layer, others in after.items()}
 
@@ -38,23 +40,21 @@ def in_order(root: Any) -> list[Any]:
     users: dict[Any, int] = {root: 0}
     waiting = [root] if root is not None else []
     for node in waiting:
-        for child, _ in node.next_functions:
-            if child is not None:
-                if child not in users:
-                    users[child] = 0
-                    waiting.append(child)
-                users[child] += 1
+        for child in children(node):
+            if child not in users:
+                users[child] = 0
+                waiting.append(child)
+            users[child] += 1
         if len(waiting) > MOST_NODES:
             return []
     ready, order = waiting[:1], list[Any]()
     while ready:
         node = ready.pop()
         order.append(node)
-        for child, _ in node.next_functions:
-            if child is not None:
-                users[child] -= 1
-                if not users[child]:
-                    ready.append(child)
+        for child in children(node):
+            users[child] -= 1
+            if not users[child]:
+                ready.append(child)
     return order
 
 

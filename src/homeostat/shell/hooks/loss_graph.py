@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.shell.hooks.generative_graph import code_divergence, made_spread
-from homeostat.shell.hooks.graph_values import SAME, operand, output_shape, through
+from homeostat.shell.hooks.graph_values import MOST_NODES, SAME, operand, output_shape, through, walk
 from homeostat.shell.hooks.layer_graph import AttentionReading, NormReading, read_attention, read_norms
 from homeostat.shell.hooks.token_graph import read_leak, unnormalised
 from homeostat.shell.hooks.torch_internals import saved
 
-MOST_NODES = 5000
-"""Largest number of nodes that are read; deeper ones are ignored."""
 MOST_CLASSES = 1000
 SUM = 2
 """Value of the reduction "sum" in nodes of losses."""
@@ -86,7 +84,7 @@ def read_loss(loss: Tensor) -> LossReading | None:
     """Read the graph of a loss before its backward pass; None if it has none."""
     if loss.grad_fn is None:
         return None
-    nodes = list(walk(loss))
+    nodes = list(walk(loss.grad_fn))
     labels, classes = _labels(node for node, _ in nodes)
     weights = [zero for node, depth in nodes if depth <= NEAR and (zero := _zero_weight(node)) is not None]
     return LossReading(
@@ -132,7 +130,7 @@ class Criterion:
 def criteria(loss: Tensor, within: int = MOST_NODES) -> list[Criterion]:
     """The comparisons of a loss that its graph shows, at most `within` operations from it."""
     found: list[Criterion] = []
-    for node, depth in walk(loss):
+    for node, depth in walk(loss.grad_fn):
         if depth > within:
             break
         name = node.name()
@@ -153,27 +151,11 @@ def criteria(loss: Tensor, within: int = MOST_NODES) -> list[Criterion]:
     return found
 
 
-def walk(loss: Tensor) -> Iterator[tuple[Any, int]]:
-    """The nodes of a loss's graph with their distance from it, nearest first; at most about `MOST_NODES`."""
-    layer, depth = [loss.grad_fn] if loss.grad_fn is not None else [], 0
-    seen = set(layer)
-    while layer and len(seen) <= MOST_NODES:
-        following = []
-        for node in layer:
-            yield node, depth
-            for child, _ in node.next_functions:
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    following.append(child)
-        layer, depth = following, depth + 1
-
-
 def _dim(node: Any) -> int:
     """The dimension of a softmax, not negative; -1 if unknown."""
     dim, shape = saved(node, "dim"), output_shape(node)
     if not isinstance(dim, int) or shape is None:
         return -1
-    dim = dim - 2**64 if dim >= 2**63 else dim
     return dim % len(shape) if shape else -1
 
 
@@ -251,7 +233,7 @@ def _ignored(node: Any) -> int:
     ignored = saved(node, "ignore_index")
     if not isinstance(ignored, int):
         return -100
-    return ignored - 2**64 if ignored >= 2**63 else ignored
+    return ignored
 
 
 def _labels(nodes: Iterable[Any]) -> tuple[Tensor | None, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from homeostat.shell.hooks.loss_graph import walk
+from homeostat.shell.hooks.graph_values import walk
 from homeostat.shell.hooks.torch_internals import version_of
 
 BY_HAND = "updates are not made by torch.optim"
@@ -74,7 +74,7 @@ class HandUpdates:
 
 def leaves(loss: Tensor) -> Iterator[Tensor]:
     """The tensors that get gradients from a loss."""
-    return (leaf for node, _ in walk(loss) if isinstance(leaf := getattr(node, "variable", None), Tensor))
+    return (leaf for node, _ in walk(loss.grad_fn) if isinstance(leaf := getattr(node, "variable", None), Tensor))
 
 
 def _sample(tensor: Tensor) -> Tensor | None:

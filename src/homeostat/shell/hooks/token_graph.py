@@ -67,7 +67,6 @@ def _targets(nodes: Iterable[Any]) -> tuple[Tensor, int] | None:
     for node in nodes:
         if node.name() in _CROSS_ENTROPY and isinstance(target := saved(node, "target"), Tensor):
             ignored = saved(node, "ignore_index")
-            ignored = ignored - 2**64 if isinstance(ignored, int) and ignored >= 2**63 else ignored
             return target.detach().reshape(-1), ignored if isinstance(ignored, int) else -100
     return None
 

@@ -353,6 +353,8 @@ def state_metadata(state: Any) -> dict[str, Any]:
 def saved(node: Any, name: str) -> Any:
     """The value that an autograd node saved under a name, or None.
 
+    torch gives negative numbers (dimensions, an ignored class) as unsigned 64-bit numbers; here they are signed.
+
     None if there is none, or if reading it would call a hook of the user (gradient checkpointing, offloading) or fail
     because it was modified in place.
     """
@@ -361,10 +363,15 @@ def saved(node: Any, name: str) -> Any:
     if any(one is not None and getattr(one, "unpack_hook", one) is not None for one in kept):
         return None
     try:
-        return getattr(node, f"_saved_{name}", None)
+        value = getattr(node, f"_saved_{name}", None)
     except RuntimeError as error:
         pass_on(error)
         return None
+    return tuple(map(_signed, value)) if isinstance(value, tuple) else _signed(value)
+
+
+def _signed(value: Any) -> Any:
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def version_of(tensor: Tensor) -> int:

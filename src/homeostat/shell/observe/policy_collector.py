@@ -13,8 +13,7 @@ from homeostat.core.snapshot import layer_of
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.facts import PolicyFacts
 from homeostat.diagnosis.loss_series import DIVERGENCE, ENTROPY, FIT, PREDICTIONS, RETURNS, SCALE, TARGETS
-from homeostat.shell.hooks.graph_values import below
-from homeostat.shell.hooks.loss_graph import MOST_NODES, walk
+from homeostat.shell.hooks.graph_values import MOST_NODES, below, walk
 from homeostat.shell.hooks.policy_graph import PolicyReading, read_policy
 from homeostat.shell.hooks.value_graph import Regression, first_parameter, regressions
 from homeostat.shell.network import Network
@@ -61,7 +60,7 @@ class PolicyCollector:
         self._passes = 1 if first else self._passes + 1
         self._at, self._next = step, next_loss_reading(step)
         self._given = set() if first else self._given
-        nodes = [node for node, _ in takewhile(lambda found: found[1] < NEAR, walk(loss))]
+        nodes = [node for node, _ in takewhile(lambda found: found[1] < NEAR, walk(loss.grad_fn))]
         policy, compared = read_policy(nodes), regressions(nodes)
         self._read += first
         self._with_policy += policy is not None
@@ -108,7 +107,7 @@ class PolicyCollector:
             return
         layers = {id(p): n.named(layer_of(name)) for n in self._networks for name, p in n.trained().items()}
         if layers:
-            self._layers |= _leading(layers, (node for node, _ in walk(loss)))
+            self._layers |= _leading(layers, (node for node, _ in walk(loss.grad_fn)))
         for node in policy.log_probabilities[:1] if policy is not None and layers else ():
             self._acting |= _leading(layers, below(node, MOST_NODES))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.graph_values import children
 from homeostat.shell.hooks.torch_internals import node_shapes, saved
 
 Key = tuple[Hashable, int]
@@ -109,10 +110,9 @@ def between(last: Any, first: Any) -> set[Any]:
     """The nodes from the node of one value back to that of another, which is excluded."""
     stack, seen = [last], {last}
     while stack and len(seen) < 1000:
-        for source, _ in stack.pop().next_functions:
-            if source is not None and source is not first and source not in seen:
-                seen.add(source)
-                stack.append(source)
+        new = [source for source in children(stack.pop()) if source is not first and source not in seen]
+        seen.update(new)
+        stack += dict.fromkeys(new)
     return seen
 
 
@@ -153,7 +153,7 @@ def _fits(owner: Tensor, shape: tuple[int, ...]) -> bool:
 
 def _sources(node: Any) -> int:
     """Number of a node's inputs that are computed, not parameters, constants or data."""
-    return sum(source is not None and kind(source) != "AccumulateGrad" for source, _ in node.next_functions)
+    return sum(kind(source) != "AccumulateGrad" for source in children(node))
 
 
 def _arithmetic(node: Any, name: str, slot: int, place: Place, layers: Collection[Any]) -> Place | None:
@@ -181,7 +181,7 @@ def _leads_to(source: Any, ends: Collection[Any], through: Collection[str]) -> b
             return source is not None
         if kind(source) not in through:
             return False
-        source = next((found for found, _ in source.next_functions if found is not None), None)
+        source = next(iter(children(source)), None)
     return False
 
 
@@ -222,8 +222,8 @@ def squeezed(owner: Tensor) -> Tensor:
     return owner
 
 
-def _axis(value: int, ndim: int) -> int:
-    return value - (1 << 64) + ndim if value >= 1 << 63 else value % max(ndim, 1)
+def _axis(dim: int, ndim: int) -> int:
+    return dim % max(ndim, 1)
 
 
 def _transposed(node: Any, slot: int, owner: Tensor, shape: tuple[int, ...]) -> Tensor:
