@@ -60,6 +60,7 @@ class FrozenFacts:
         inside: layer -> number of its parameters, for frozen layers with trained layers before and behind them.
         matrices: those of these layers that have more than scales and shifts.
         share: share of all parameters that are in frozen layers.
+        layers: number of frozen layers with more than scales and shifts, also of those that are not inside.
         cut: layers that run before `cut_before` and get no gradient, although an optimizer holds them.
         cut_before: a trained layer whose input has no gradient.
         cut_how: "no_grad" if these layers ran without a graph, else "detach"; "" if there is no cut.
@@ -70,6 +71,7 @@ class FrozenFacts:
     inside: Mapping[str, int] = field(default_factory=dict[str, int])
     matrices: tuple[str, ...] = ()
     share: float = 0.0
+    layers: int = 0
     cut: tuple[str, ...] = ()
     cut_before: str = ""
     cut_how: str = ""
@@ -125,6 +127,8 @@ class EarlierFacts:
         before: the same at the evaluation before it, NaN if there was none.
         present: knowledge of a present batch at the last evaluation.
         changes: how often a batch differed from the batch checked before it.
+        losses: readings of losses together with the calls of the network.
+        bootstrapped: those of a regression beside which the network was also called without gradients.
     """
 
     evaluations: int = 0
@@ -138,6 +142,8 @@ class EarlierFacts:
     before: float = float("nan")
     present: float = float("nan")
     changes: int = 0
+    losses: int = 0
+    bootstrapped: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,17 +176,21 @@ class PolicyFacts:
         policies: losses with a policy gradient.
         baselines: layers that these losses depend on and no policy does. They only predict returns.
         targets: networks that compute targets.
+        chosen: readings of a regression of one output of each item, chosen by an index, as values of actions are.
     """
 
     readings: int = 0
     policies: int = 0
     baselines: tuple[str, ...] = ()
     targets: tuple[TargetFacts, ...] = ()
+    chosen: int = 0
 
     @property
     def moving(self) -> bool:
-        """Whether the loss depends on the policy or on a target network, so that it does not measure progress."""
-        return 2 * self.policies >= max(self.readings, 1) or bool(self.targets)
+        """Whether the loss depends on the policy, on values of actions, or on a target network, so that it does not
+        measure progress."""
+        most = max(self.readings, 1)
+        return 2 * self.policies >= most or bool(self.targets) or 2 * self.chosen >= most
 
 
 @dataclass(frozen=True)
@@ -266,6 +276,13 @@ class Facts:
         """Whether several optimizers train different objectives (actor and critic, generator and discriminator). A loss
         that rises or oscillates is then no fault, because its target moves."""
         return sum(not optimizer.shared for optimizer in self.optimizers) > 1
+
+    @property
+    def moving_targets(self) -> bool:
+        """Whether the loss depends on a policy or on targets that networks compute, so that it does not measure
+        progress."""
+        own = self.earlier.losses >= 5 and 2 * self.earlier.bootstrapped >= self.earlier.losses
+        return self.policy.moving or own
 
     def to_json(self) -> dict[str, Any]:
         """JSON-friendly form."""

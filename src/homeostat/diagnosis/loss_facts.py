@@ -217,6 +217,23 @@ class RegressionFacts:
 
 
 @dataclass(frozen=True)
+class OrderFacts:
+    """The order of targets that are numbers.
+
+    Args:
+        readings: number of readings, at most 160.
+        within: variance within a batch over that of all targets, median.
+        recurring: whether the means of the batches have about the same range in both halves of the readings.
+        left: squared error over the variance of all targets, median of the last 5 readings.
+    """
+
+    readings: int = 0
+    within: float = math.nan
+    recurring: bool = False
+    left: float = math.nan
+
+
+@dataclass(frozen=True)
 class GenerativeFacts:
     """Variational autoencoders and discriminators. All numbers are of the last 5 readings.
 
@@ -259,6 +276,7 @@ class LossFacts:
     batch_norm: BatchNormFacts = BatchNormFacts()
     outputs: OutputFacts = OutputFacts()
     regression: RegressionFacts = RegressionFacts()
+    target_order: OrderFacts = OrderFacts()
     generative: GenerativeFacts = GenerativeFacts()
     unheld: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()

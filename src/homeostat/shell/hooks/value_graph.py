@@ -25,11 +25,13 @@ class Regression:
     Args:
         leaf: the parameter that is nearest to the outputs that are compared, None when there is none near.
         chosen: the outputs are a choice from those of each item, as values of actions are.
+        indexed: the choice is another one for each item.
         prediction, target: of one shape; None where the graph does not keep what is needed.
     """
 
     leaf: Any
     chosen: bool
+    indexed: bool
     prediction: Tensor | None
     target: Tensor | None
 
@@ -75,7 +77,16 @@ def _of_difference(node: Any) -> Regression | None:
 
 def _made(node: Any, prediction: Tensor | None, target: Tensor | None) -> Regression:
     chosen = any(one.name() in _CHOICES for one in below(node, 4))
-    return Regression(first_parameter(node), chosen, prediction, target)
+    indexed = any(_indexed(one) for one in below(node, 4))
+    return Regression(first_parameter(node), chosen, indexed, prediction, target)
+
+
+def _indexed(node: Any) -> bool:
+    """Whether a value of each item is chosen by its own index."""
+    if node.name() == "GatherBackward0":
+        return True
+    indices = saved(node, "indices") if node.name() == "IndexBackward0" else None
+    return isinstance(indices, tuple) and sum(isinstance(one, Tensor) for one in indices) > 1
 
 
 def first_parameter(node: Any, depth: int = 12) -> Any:

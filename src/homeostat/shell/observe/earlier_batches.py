@@ -124,6 +124,7 @@ class EarlierBatches:
         self._costs: deque[float] = deque([0.0], maxlen=3)
         self._why = "no loss that compares the network's outputs with targets was seen"
         self._read, self._ended = False, False
+        self._losses = self._bootstrapped = 0
         self.items, self._look_at_items = ItemInfluence(), False
 
     # ---- around the steps that are read
@@ -189,6 +190,8 @@ class EarlierBatches:
             return
         with unseen():
             compared = criteria(loss)
+            self._losses += 1
+            self._bootstrapped += bool(self._silent_calls) and any(one.kind == "numbers" for one in compared)
             batches = [b for one in compared if (b := self._batch(step, calls, one, loss, len(compared))) is not None]
         if not batches:
             return
@@ -307,7 +310,7 @@ class EarlierBatches:
 
     def facts(self) -> EarlierFacts:
         """The facts so far."""
-        return self._facts
+        return replace(self._facts, losses=self._losses, bootstrapped=self._bootstrapped)
 
     def end(self) -> None:
         """Remove the hook and the stored batches. Report what could not be evaluated as not measured."""

@@ -48,7 +48,7 @@ class FrozenCollector:
         self._networks, self._guard = networks, guard
         self._readings = 0
         self._inside, self._changes = dict[str, int](), ParameterChanges()
-        self._matrices, self._share = set[str](), 0.0
+        self._matrices, self._share, self._layers = set[str](), 0.0, 0
         self._calls = dict[Network, LayerCalls]()
         self._looks = dict[Network, int]()
         self._cut: GraphCut | None = None
@@ -75,6 +75,7 @@ class FrozenCollector:
             inside=dict(self._inside),
             matrices=tuple(sorted(self._matrices)),
             share=self._share,
+            layers=self._layers,
             cut=() if cut is None else cut.layers,
             cut_before="" if cut is None else cut.before,
             cut_how="" if cut is None else cut.how,
@@ -108,7 +109,7 @@ class FrozenCollector:
         self._inside = {layer: size for layer, size in self._inside.items() if layer in sizes}
         self._inside |= {layer: sizes[layer] for layer in sorted(found)}
         self._matrices = matrices & set(self._inside)
-        self._share = sum(sizes.values()) / max(total, 1)
+        self._share, self._layers = sum(sizes.values()) / max(total, 1), len(matrices)
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ class LossCollector:
             batch_norm=self._layers.batch_norm(),
             outputs=self._outputs.outputs(),
             regression=self._outputs.regression(variance=middle(self._variances)),
+            target_order=self._outputs.order(),
             generative=self._layers.generative(),
             unheld=tuple(name for name, (before, after) in self._versions.items() if before == after),
             strangers=tuple(name for name, before, after in self._strangers.values() if before == after),

@@ -6,15 +6,18 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import pvariance
 
 import torch
 
-from homeostat.diagnosis.loss_facts import OutputFacts, RegressionFacts
+from homeostat.diagnosis.loss_facts import OrderFacts, OutputFacts, RegressionFacts
 from homeostat.shell.hooks.loss_graph import Criterion
 from homeostat.shell.observe.layer_collector import middle
 
 RECENT = 5
 """Number of readings whose median is the present value."""
+KEPT = 160
+"""Number of stored means and variances of targets."""
 FEWEST = 8
 """Smallest number of outputs that are compared with each other."""
 MOST = 4096
@@ -32,6 +35,7 @@ class OutputReading:
         label_share: share of the most frequent class in the targets; NaN for numbers.
         size, offset: root mean square of the targets, and their mean over their deviation; NaN for classes.
         error: mean squared error over the variance of the targets; NaN for classes.
+        mean, variance: of the targets; NaN for classes.
     """
 
     spread: float
@@ -40,6 +44,8 @@ class OutputReading:
     size: float = math.nan
     offset: float = math.nan
     error: float = math.nan
+    mean: float = math.nan
+    variance: float = math.nan
 
 
 class OutputCollector:
@@ -47,12 +53,15 @@ class OutputCollector:
 
     def __init__(self) -> None:
         self._last: deque[OutputReading] = deque(maxlen=RECENT)
+        self._targets: deque[tuple[float, float]] = deque(maxlen=KEPT)
 
     def see(self, compared: Sequence[Criterion]) -> None:
         """Take in the comparisons of a loss: the first with enough outputs."""
         for one in compared:
             if (seen := read_outputs(one)) is not None:
                 self._last.append(seen)
+                if not math.isnan(seen.mean):
+                    self._targets.append((seen.mean, seen.variance))
                 return
 
     def outputs(self) -> OutputFacts:
@@ -67,6 +76,18 @@ class OutputCollector:
             variance: loss of predicting the mean of the targets.
         """
         return RegressionFacts(self._middle("size"), self._middle("offset"), self._middle("error"), variance)
+
+    def order(self) -> OrderFacts:
+        """Facts about the order of targets that are numbers."""
+        if len(self._targets) < FEWEST:
+            return OrderFacts(len(self._targets))
+        means = [mean for mean, _ in self._targets]
+        inner = middle([variance for _, variance in self._targets])
+        whole, half = inner + pvariance(means), len(means) // 2
+        spans = [max(part) - min(part) for part in (means[:half], means[half:])]
+        recurring = min(spans) >= 0.5 * (max(means) - min(means)) > 0
+        left = middle([seen.error * seen.variance for seen in self._last])
+        return OrderFacts(len(means), inner / whole, recurring, left / whole)
 
     def _middle(self, name: str) -> float:
         return middle([getattr(seen, name) for seen in self._last])
@@ -99,4 +120,5 @@ def read_outputs(one: Criterion) -> OutputReading | None:
         return None
     error = float((scores - targets).square().mean()) / deviation**2
     size, offset = float(targets.square().mean().sqrt()), abs(float(targets.mean())) / deviation
-    return OutputReading(float(scores.std()) / deviation, size=size, offset=offset, error=error)
+    mean, variance = float(targets.mean()), deviation**2
+    return OutputReading(float(scores.std()) / deviation, math.nan, math.nan, size, offset, error, mean, variance)

@@ -46,7 +46,7 @@ class PolicyCollector:
         self._networks = networks
         self.targets = TargetNetworks(networks, guard)
         self._next, self._at, self._passes = 1, 0, 0
-        self._read, self._with_policy = 0, 0
+        self._read, self._with_policy, self._chosen = 0, 0, 0
         self._layers, self._acting = set[str](), set[str]()
         self._given = set[tuple[str, str]]()
 
@@ -64,6 +64,7 @@ class PolicyCollector:
         policy, compared = read_policy(nodes), regressions(nodes)
         self._read += first
         self._with_policy += policy is not None
+        self._chosen += first and any(one.indexed for one in compared)
         if policy is not None or compared:
             self._see_layers(loss, policy)
         rows = [] if policy is None else self._policy_rows(step, policy)
@@ -81,6 +82,7 @@ class PolicyCollector:
             policies=self._with_policy,
             baselines=tuple(sorted(self._layers - self._acting)) if self._acting else (),
             targets=self.targets.facts(),
+            chosen=self._chosen,
         )
 
     def _by_owner(self, found: Sequence[Regression]) -> dict[Network, list[Regression]]:

@@ -62,7 +62,7 @@ class OutputCollapse(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         outputs, targets = facts.loss.outputs, facts.loss.regression
-        if outputs.readings < 5 or facts.steps < self.steps or facts.several_objectives or facts.policy.moving:
+        if outputs.readings < 5 or facts.steps < self.steps or facts.several_objectives or facts.moving_targets:
             return {}
         learned = learns(history, facts, self.progress)
         if learned or (learned is None and not targets.error >= self.progress):
@@ -118,7 +118,7 @@ class TargetsNotScaled(Condition):
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         outputs, targets = facts.loss.outputs, facts.loss.regression
-        if facts.policy.moving:  # returns and state values have the scale of the rewards
+        if facts.moving_targets:  # returns and state values have the scale of the rewards
             return {}
         reached = targets.error < self.error  # false for an error that has overflowed
         if outputs.readings < 5 or facts.steps < self.steps or (reached and not self._silenced(history)):

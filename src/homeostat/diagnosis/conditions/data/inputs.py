@@ -70,6 +70,7 @@ class InputsNotScaled(Condition):
             now, start = median(values[-5:]), self._start(values, facts)
             third = max(values.size // 3, 1)
             falling = median(values[-third:]) < 0.97 * median(values[-2 * third : -third])
+            falling = falling and now < 2 * start  # a loss that falls to that of guessing has learned nothing yet
             stands = values.size >= 8 and steps[-1] >= self.steps and now > self.progress * start and not falling
             if stands or (values.size >= 3 and not small and self._silenced(history)):
                 text = (
@@ -95,13 +96,19 @@ class InputsNotScaled(Condition):
 class DataNotShuffled(Condition):
     """A batch holds few of the classes, and absent classes come back: the data are read in the order of their classes.
 
+    Targets that are numbers are in order if they differ little within a batch, compared with those of all batches, and
+    if the same values come back. It is info if the squared error is below `left` of their variance: windows of a series
+    may be read in their order.
+
     Settings:
         share: largest share of the classes so far that a batch holds.
+        within: largest variance of numbers within a batch, relative to the variance of all.
+        left: as above.
         readings: readings of the labels before it is judged.
     """
 
     cite = BENGIO
-    explains = SYMPTOMS
+    explains = (*SYMPTOMS, "targets-not-scaled")
     explanation = (
         "Each batch holds a few classes only. The network moves to the classes it sees and away from the others, again "
         "and again within an epoch."
@@ -114,11 +121,25 @@ class DataNotShuffled(Condition):
     }
     persistence: int = 1
     share: float = limit(0.4, "policy: a shuffled batch of one item a class holds 63% of them", ease=1.2, high=1.0)
+    within: float = limit(0.25, "policy: shuffled batches have 0.9 to 1", ease=1.2, high=1.0, unit="of the variance")
+    left: float = limit(
+        0.2, "policy: a network that learns has left this level behind", high=1.0, unit="of the variance"
+    )
     readings: float = limit(12, "policy: enough to see classes come back", unit="readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
         loss = facts.loss
+        if (of_numbers := self._of_numbers(facts)) is not None:
+            return {NETWORK: of_numbers}
         if loss.labels.order != "recurring" or loss.readings < self.readings or not loss.labels.share <= self.share:
             return {}
         text = f"a batch holds {loss.labels.share:.0%} of the classes seen so far, and classes that were gone come back"
         return {NETWORK: Sign("warning", text, {"share": loss.labels.share, "classes": loss.labels.classes})}
+
+    def _of_numbers(self, facts: Facts) -> Sign | None:
+        order = facts.loss.target_order
+        if facts.moving_targets or order.readings < self.readings or not order.recurring or order.within > self.within:
+            return None
+        text = f"targets differ within a batch by {order.within:.0%} of their variance, and the same values come back"
+        severity = "info" if order.left < self.left else "warning"  # an error that has overflowed is not small
+        return Sign(severity, text, {"within": order.within, "left": order.left})

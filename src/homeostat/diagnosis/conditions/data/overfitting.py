@@ -83,7 +83,7 @@ class Overfitting(Condition):
         return history.clock((_evaluations(history),))
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        changed = facts.earlier.evaluations or facts.several_objectives or facts.policy.moving
+        changed = facts.earlier.evaluations or facts.several_objectives or facts.moving_targets
         steps, values = history.series(_evaluations(history), NETWORK)
         since = history.boundaries[-1][0] if history.boundaries else -math.inf
         steps, values = steps[steps > since], values[steps > since]

@@ -36,7 +36,7 @@ stall."""
 def judged_losses(history: History, facts: Facts) -> dict[str, tuple[Array, Array]]:
     """Layer -> (steps, values) of the losses that can be judged: of one objective, finite, positive, and neither a
     policy gradient nor a comparison with a target network."""
-    if facts.several_objectives or facts.policy.moving:
+    if facts.several_objectives or facts.moving_targets:
         return {}
     series = {layer: history.series("loss", layer) for layer in history.layers("loss")}
     return {k: (s, v) for k, (s, v) in series.items() if v.size and np.isfinite(v).all() and v.min() >= 0}

@@ -67,7 +67,7 @@ class LossSpikes(Condition):
     warning: float = limit(3, "policy: fewer may be chance", unit="spikes")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        if facts.several_objectives or facts.policy.moving:
+        if facts.several_objectives or facts.moving_targets:
             return {}
         found: dict[str, Sign] = {}
         for layer in history.layers("step-loss"):

@@ -18,13 +18,16 @@ from homeostat.diagnosis.conditions.optimization.loss import judged_losses, star
 from homeostat.diagnosis.conditions.plasticity.units import RECTIFIED
 from homeostat.diagnosis.example_histories import LAYERS, ExampleHistory, Point
 from homeostat.diagnosis.facts import Facts
-from homeostat.diagnosis.history import History
+from homeostat.diagnosis.history import Array, History
 from homeostat.diagnosis.prescriptions import Remedy
 from homeostat.diagnosis.remedies import CLIP
 from homeostat.diagnosis.sources import BENGIO
 from homeostat.diagnosis.steps import STEP_VITALS, Steps, guessing_level, measured_steps, network_of
 from homeostat.diagnosis.thresholds import limit
 from homeostat.diagnosis.trends import median
+
+SATURATED = 90
+"""Difference of logits of attention (nats) from which on it is saturated."""
 
 
 def _too_long(t: float, ill: float) -> list[Point]:
@@ -47,8 +50,9 @@ class LearningRateTooHigh(Condition):
     norm. They are recognised by a small sum_l ||g_l|| ||w_l|| / loss and not judged by their change.
 
     It counts if since the last such step the loss stays at its start (or at the level of guessing); if the loss jumps
-    at the first such steps and stays high; if most units of a layer become dormant or saturated right after them; or if
-    numbers overflow.
+    at the first such steps and stays high; if most units of a layer become dormant or saturated right after them, or
+    attention saturates; or if numbers overflow. A rate that was raised tenfold counts too, if the loss had come down to
+    half of that of guessing and is at guessing since.
 
     Settings:
         change, gain, steep: as above.
@@ -96,7 +100,7 @@ class LearningRateTooHigh(Condition):
             ):
                 continue  # gradients that are enormous before the first step are not caused by its length
             harm = overflowed or (name in judged and self._of_loss(steps, where, start, facts))
-            harm = harm or self._of_units(history, facts, name, float(steps.at[where[0]]))
+            harm = harm or self._of_units(history, facts, name, float(steps.at[where[0]])) or self._of_attention(facts)
             if not harm:
                 continue
             worst, now = int(where[np.argmax(steps.change[where])]), median(steps.loss[-5:])
@@ -105,6 +109,9 @@ class LearningRateTooHigh(Condition):
             text = f"step {steps.at[worst]:.0f} changed the weights by {change:.2g} times their norm; {harm}"
             numbers = {"change": change, "gain": gain, "step": int(steps.at[worst]), "start": start, "now": now}
             found[name] = Sign(severity, text, numbers)
+        for name, (_, values) in judged.items():
+            if name not in found and (sign := self._of_the_rate(values, name, facts)) is not None:
+                found[name] = sign
         return found
 
     def _too_long(self, steps: Steps, start: float) -> NDArray[np.intp]:
@@ -145,6 +152,27 @@ class LearningRateTooHigh(Condition):
                 if shares[0] <= soon[-1] - 0.3:
                     return f"{soon[-1]:.0%} of the units of {layer} were {word} soon after"
         return ""
+
+    @staticmethod
+    def _of_attention(facts: Facts) -> str:
+        """Attention that is saturated now and was not at the start."""
+        seen = facts.loss.attention
+        if seen.spread >= SATURATED and seen.spread >= 20 * seen.first_spread:
+            return f"the logits of attention differ by {seen.spread:.3g}, at the first step by {seen.first_spread:.3g}"
+        return ""
+
+    def _of_the_rate(self, values: Array, name: str, facts: Facts) -> Sign | None:
+        """A rate that was raised, after which what had been learned was lost."""
+        rate = facts.rates.get(network_of(name, frozenset(o.network for o in facts.optimizers if o.network)))
+        known = facts.loss.known_guesses()
+        if rate is None or not known or values.size < 12 or not rate.now >= 0.5 * rate.highest >= 5 * rate.first > 0:
+            return None
+        best, now = min(median(values[i : i + 3]) for i in range(values.size - 5)), median(values[-5:])
+        if best > 0.5 * min(known) or now < self.stuck * min(known):
+            return None
+        text = f"the learning rate was raised from {rate.first:.3g} to {rate.highest:.3g}, and the loss, which had been"
+        numbers = {"first": rate.first, "highest": rate.highest, "best": best, "now": now}
+        return Sign("critical", f"{text} {best:.3g}, is {now:.3g}", numbers)
 
     def _overflowed(self, history: History, facts: Facts, name: str) -> str:
         """Numbers that are not finite now."""

@@ -68,7 +68,7 @@ class FrozenByAccident(Condition):
         if frozen.readings < self.readings:
             return {}
         found = dict[str, Sign]()
-        meant = len(frozen.inside) > 1 and frozen.share >= self.share
+        meant = max(len(frozen.inside), frozen.layers) > 1 and frozen.share >= self.share
         for layer, parameters in frozen.inside.items():
             grave = layer in frozen.matrices and not meant
             text = f"the {parameters} parameters of {layer} need no gradient; layers before and behind it are trained"

@@ -182,6 +182,7 @@ class TrainedInEvalMode(Condition):
     """
 
     cite = NEURALINT
+    explains = (*SYMPTOMS, "batchnorm-mismatch", "loss-spikes")
     explanation = (
         "The forward pass that is trained runs in evaluation mode: dropout is off, and batch norm uses running "
         "statistics that are never updated."
