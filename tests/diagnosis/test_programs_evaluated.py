@@ -123,3 +123,47 @@ def judged(series: str) -> list[str]:
         found.append([f.condition for f in doctor.findings if f.severity != "info"])
     assert series == "evaluation-loss" or found[1] == []
     return found[0]
+
+
+class Functional(nn.Module):
+    """Dropout as a function, and a GRU with dropout."""
+
+    def __init__(self, recurrent: bool):
+        super().__init__()
+        self.rnn = nn.GRU(5, 16, 2, batch_first=True, dropout=0.3) if recurrent else None
+        self.head = nn.Linear(16 if recurrent else 20, 2)
+
+    def forward(self, x):
+        if self.rnn is not None:
+            return self.head(self.rnn(x.view(len(x), 4, 5))[0][:, -1])
+        return self.head(nn.functional.dropout(x, 0.2, self.training))
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+@pytest.mark.parametrize("sick", [True, False])
+def test_functional_dropout_in_evaluation_mode(recurrent, sick):
+    torch.manual_seed(0)
+    model = Functional(recurrent).train(not sick)
+    optimizer, (x, y) = torch.optim.Adam(model.parameters(), 1e-2), data(400, 1, 0.0)
+    run = homeostat.attach(model, optimizer, every=10)
+    for _ in range(100):
+        i = torch.randint(0, 400, (32,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[i]), y[i]).backward()
+        optimizer.step()
+    run.detach()
+    assert named(run) == (["trained-in-eval-mode"] if sick else [])
+
+
+def test_a_network_that_computes_the_same_in_both_modes_may_stay_in_evaluation_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    optimizer, (x, y) = torch.optim.Adam(model.parameters(), 1e-2), data(400, 1, 0.0)
+    run = homeostat.attach(model, optimizer, every=10)
+    for _ in range(100):
+        i = torch.randint(0, 400, (32,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[i]), y[i]).backward()
+        optimizer.step()
+    run.detach()
+    assert named(run) == []

@@ -12,6 +12,7 @@ import homeostat
 from homeostat.diagnosis.loss_facts import ClearingFacts
 from homeostat.shell.hooks.loss_graph import read_loss
 from homeostat.shell.observe.loss_collector import LossCollector, hidden_parameters
+from homeostat.shell.observe.loss_schedule import LossSchedule
 
 X, Y = torch.randn(16, 5), torch.arange(16) % 3
 LOGITS = nn.Linear(5, 3)
@@ -158,3 +159,16 @@ def test_gradients_that_are_not_cleared():
                 optimizer.step()
             facts = run._run.losses.facts()
         assert facts.clearing == ClearingFacts(checks=9, uncleared=expected)
+
+
+def test_the_losses_of_networks_trained_in_turn_are_all_read():
+    schedule = LossSchedule([None, None])  # type: ignore[list-item]
+    kinds = {"critic": lambda: F.mse_loss(ONE(X), torch.zeros(16, 1)), "policy": lambda: -ONE(X).mean()}
+    read = {kind: 0 for kind in kinds}
+    for step in range(200):
+        for place, (kind, loss) in enumerate(kinds.items()):
+            schedule.due(step + 1 + place, loss())  # the policy's loss comes after the critic's step
+            read[kind] += schedule.take(step + 1 + place)
+    alone = LossSchedule([])
+    assert len(set(read.values())) == 1
+    assert read["critic"] == sum(alone.due(step + 1, ONE(X).mean()) and alone.take(step + 1) for step in range(200))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -126,7 +126,9 @@ def attach(
     checkpoints = CheckpointManager.of(checkpoint)
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
-    return AttachedRun(settings, network, strict, checkpoints, [*losses_near(sys._getframe(1)), *inner.modules()])
+    here = inspect.currentframe()
+    losses = [*losses_near(here and here.f_back), *inner.modules()]
+    return AttachedRun(settings, network, strict, checkpoints, losses)
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import cache
+from types import CodeType, FunctionType
 
 from torch import Tensor, nn
 
@@ -24,12 +26,12 @@ from homeostat.shell.hooks.loss_graph import NEAR, LossReading, criteria, read_l
 from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, version_of
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
-from homeostat.shell.observe.cadence import next_loss_reading
 from homeostat.shell.observe.clearing_collector import ClearingCollector
 from homeostat.shell.observe.evaluation_collector import EvaluationCollector
 from homeostat.shell.observe.frozen_collector import FrozenCollector
 from homeostat.shell.observe.label_collector import LabelCollector
 from homeostat.shell.observe.layer_collector import LayerCollector, middle
+from homeostat.shell.observe.loss_schedule import Kind, LossSchedule
 from homeostat.shell.observe.observer import Row
 from homeostat.shell.observe.output_collector import OutputCollector
 from homeostat.shell.observe.policy_collector import PolicyCollector
@@ -51,7 +53,6 @@ class LossCollector:
         steps: returns the completed steps of the run.
 
     Attributes:
-        next: the step whose loss is read next.
         readers: called with (step, loss) at every reading, too.
         policies: what the losses show of policies and values.
         frozen: layers that stay as they are amid trained ones.
@@ -65,10 +66,10 @@ class LossCollector:
         self.frozen = FrozenCollector(self._networks, guard)
         self.scale = ScaleCollector()
         self.evaluations = EvaluationCollector(self._networks, guard, steps)
-        self.next = 1
+        self._schedule = LossSchedule(self._networks)
         self.readers: list[Callable[[int, Tensor], None]] = []
         self._layers, self._labels, self._outputs = LayerCollector(), LabelCollector(), OutputCollector()
-        self._readings = 0
+        self._readings = dict[Kind, int]()
         self._softmax, self._broadcast, self._leak = SoftmaxFacts(), BroadcastFacts(), LeakFacts()
         self._clearing = ClearingCollector(self._networks)
         self._eval_mode, self._inputs = EvalModeFacts(), InputFacts()
@@ -79,21 +80,26 @@ class LossCollector:
         self._strangers: dict[int, tuple[str, int, int]] = {}
         self._orders, self._after = 0, dict[str, tuple[str, ...]]()
 
+    @property
+    def next(self) -> int:
+        """The step whose loss is read next, if there is one network."""
+        return self._schedule.next
+
     def follow(self, network: Network) -> None:
         """Losses of this network are read from now on."""
         self._networks.append(network)
         self.policies.targets.start(network)
 
-    def due(self, step: int) -> bool:
-        """Whether a loss of this step (first: 1) is to be read."""
-        return step >= self.next or self.policies.due(step) or self._clearing.follows(step)
+    def due(self, step: int, loss: Tensor) -> bool:
+        """Whether this loss is to be read, before the backward pass of a step (first: 1). Called for every loss."""
+        return self._schedule.due(step, loss) or self.policies.due(step) or self._clearing.follows(step)
 
     def read(self, step: int, loss: Tensor) -> list[Row]:
         """Read what is due in the graph of a loss before its backward pass; returns rows for the record.
 
         Only the first backward pass of a step is counted; policies are also read in others.
         """
-        if step >= self.next:
+        if self._schedule.take(step):
             self.see(step, loss)
         elif self._clearing.follows(step):
             self._clearing.later_pass()
@@ -101,14 +107,13 @@ class LossCollector:
 
     def see(self, step: int, loss: Tensor) -> None:
         """Count what the graph of a loss shows."""
-        self.next = next_loss_reading(step)
         self._clearing.first_pass(step)
         for read in self.readers:
             read(step, loss)
         reading = read_loss(loss)
         if reading is None:
             return
-        self._readings += 1
+        self._readings[self._schedule.kind] = self._readings.get(self._schedule.kind, 0) + 1
         self._softmax = SoftmaxFacts(
             duplicated=self._softmax.duplicated + reading.duplicated_softmax,
             missing=self._softmax.missing + reading.unnormalised,
@@ -144,7 +149,7 @@ class LossCollector:
     def facts(self) -> LossFacts:
         """The facts so far."""
         return LossFacts(
-            readings=self._readings,
+            readings=max(self._readings.values(), default=0),
             softmax=self._softmax,
             broadcast=self._broadcast,
             clearing=self._clearing.facts(),
@@ -173,7 +178,7 @@ class LossCollector:
         evaluating = False
         for network in self._networks:
             model = network.model
-            if not model.training and any(isinstance(m, (BATCH_NORM, DROPOUT)) for m in model.modules()):
+            if not model.training and any(map(depends_on_mode, model.modules())):
                 evaluating |= not any(m.training for m in model.modules())
         since = self._eval_mode.since if self._eval_mode.readings or not evaluating else step
         self._eval_mode = EvalModeFacts(self._eval_mode.readings + 1 if evaluating else 0, since)
@@ -211,6 +216,25 @@ class LossCollector:
         size, deviation, mean = rows.square().mean().sqrt(), rows.std(0), rows.mean(0).abs()
         offset = (mean / deviation.clamp_min(1e-12))[deviation > 1e-6]
         self._inputs = InputFacts(float(size), float(offset.median()) if offset.numel() else 0.0)
+
+
+def depends_on_mode(module: nn.Module) -> bool:
+    """Whether a module computes otherwise in evaluation mode: it has dropout or batch norm, or its own code asks."""
+    if isinstance(module, (BATCH_NORM, DROPOUT)):
+        return True
+    if isinstance(module, nn.RNNBase):
+        return module.dropout > 0 and module.num_layers > 1
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
+    return any("training" in code.co_names for kind in own for code in _code_of(kind))
+
+
+@cache
+def _code_of(kind: type) -> list[CodeType]:
+    """The code of the methods that a class defines."""
+    functions = (value for name, value in vars(kind).items() if name not in ("train", "eval"))
+    return [function.__code__ for function in functions if isinstance(function, FunctionType)]
 
 
 def hidden_parameters(model: nn.Module) -> dict[int, str]:

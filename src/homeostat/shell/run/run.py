@@ -151,7 +151,7 @@ class Run:
     # ---- one step
 
     def _before_backward(self, loss: Tensor) -> None:
-        if self.losses.due(step := self.steps + 1):
+        if self.losses.due(step := self.steps + 1, loss):
             with self.time.timed(self.credit), self.guard("reading the loss"), unseen():
                 self.keep(self.losses.read(step, loss))
 

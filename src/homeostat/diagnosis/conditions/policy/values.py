@@ -139,7 +139,7 @@ class TargetNetworkNeverUpdated(Condition):
     }
     persistence: int = 1
     readings: float = limit(5, "policy: enough to see what the copy is for", unit="readings")
-    steps: float = limit(500, "policy: a run with fewer may end before the first update", unit="steps")
+    steps: float = limit(250, "policy: a run with fewer may end before the first update", unit="steps")
     waited: float = limit(20_000, "policy: copies are updated after at most some thousand steps", unit="steps")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:

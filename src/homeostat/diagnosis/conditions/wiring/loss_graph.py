@@ -44,7 +44,7 @@ class GraphCondition(Condition, abstract=True):
         shown, looked = self.count(facts.loss)
         if looked < self.readings or shown < self.share * looked:
             return {}
-        return {NETWORK: Sign("warning", self.text(facts.loss), {"readings": shown, "of": looked})}
+        return {NETWORK: Sign("warning", self.text(facts.loss), {"readings": min(shown, looked), "of": looked})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,9 @@ class GradientsAccumulate(GraphCondition):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedInEvalMode(Condition):
-    """A network with dropout or batch norm is trained while all of it is in evaluation mode.
+    """A network is trained while all of it is in evaluation mode, and computes otherwise in training mode.
+
+    It has dropout or batch norm, or the code of its own modules asks for `self.training`.
 
     Networks with a part in training mode (frozen batch norm) are not judged. The number of steps in evaluation mode
     counts, not the number of readings, which are denser at the start of a run.
