@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
+from homeostat.shell.hooks.graph_values import walk
 from homeostat.shell.hooks.layer_graph import read_attention, read_norms
-from homeostat.shell.hooks.loss_graph import walk
 
 NAMED = {"attention-entropy-collapse", "attention-logit-growth", "batchnorm-mismatch"}
 """The conditions that these programs have."""
@@ -95,7 +95,7 @@ def weights_read(weights):
     """What is read of attention weights [N, queries, keys]."""
     logits = weights.log().requires_grad_()
     loss = (torch.softmax(logits, -1) @ torch.randn(len(weights), weights.shape[-1], 3)).sum()
-    return read_attention(node for node, _ in walk(loss))
+    return read_attention(node for node, _ in walk(loss.grad_fn))
 
 
 def test_masks_do_not_look_like_collapse_and_collapse_not_like_a_mask() -> None:
@@ -114,10 +114,10 @@ def test_masks_do_not_look_like_collapse_and_collapse_not_like_a_mask() -> None:
 def test_fused_and_written_out_attention_are_read_alike() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in range(3))
-    read = [read_attention(n for n, _ in walk(f(q, k, v, 0.5).sum())) for f in (by_hand, fused)]
+    read = [read_attention(n for n, _ in walk(f(q, k, v, 0.5).sum().grad_fn)) for f in (by_hand, fused)]
     mask = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf)
     masked = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.5)
-    read.append(read_attention(n for n, _ in walk(masked.sum())))
+    read.append(read_attention(n for n, _ in walk(masked.sum().grad_fn)))
     assert all(r.entropy == pytest.approx(read[0].entropy, abs=1e-5) for r in read)
     assert all(r.spread == pytest.approx(read[0].spread, rel=1e-4) for r in read)
 
@@ -161,6 +161,6 @@ def test_norms_that_are_frozen_in_mid_training_are_no_mistake() -> None:
 def test_a_norm_is_read_against_its_batch() -> None:
     norm = nn.BatchNorm2d(4, momentum=0.0)
     batch = torch.randn(16, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 3 + 6
-    seen = read_norms(node for node, _ in walk(norm(batch.requires_grad_()).sum()))
+    seen = read_norms(node for node, _ in walk(norm(batch.requires_grad_()).sum().grad_fn))
     assert seen is not None and seen.training and seen.values == 16 * 25
     assert seen.shift == pytest.approx(2.0, abs=0.2) and seen.ratio == pytest.approx(9.0, rel=0.1)

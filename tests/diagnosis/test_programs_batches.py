@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import homeostat
-from homeostat.shell.hooks.loss_graph import walk
+from homeostat.shell.hooks.graph_values import walk
 from homeostat.shell.hooks.token_graph import read_leak
 
 NAMED = {"items-mixed", "target-leak", "missing-log-softmax", "optimizer-rebuilt"}
@@ -115,7 +115,7 @@ def test_answers_among_the_inputs(fused: bool) -> None:
 
     def leak(model, targets):
         loss = F.cross_entropy(model(x).flatten(0, 1), targets)
-        return read_leak([node for node, _ in walk(loss)])
+        return read_leak([node for node, _ in walk(loss.grad_fn)])
 
     open_, causal = Reader(False, fused), Reader(True, fused)
     assert "later" in leak(open_, y) and "same" in leak(causal, x.flatten())
@@ -123,7 +123,7 @@ def test_answers_among_the_inputs(fused: bool) -> None:
     masked = torch.where(torch.rand(x.shape) < 0.15, x, -100)
     given = torch.where(masked >= 0, 0, x)
     loss = F.cross_entropy(open_(given).flatten(0, 1), masked.flatten())
-    assert read_leak([node for node, _ in walk(loss)]) == ""
+    assert read_leak([node for node, _ in walk(loss.grad_fn)]) == ""
 
 
 def test_targets_that_are_not_shifted() -> None:

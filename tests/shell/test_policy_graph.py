@@ -16,7 +16,7 @@ from torch.distributions import (
 )
 from torch.nn import functional as F
 
-from homeostat.shell.hooks.loss_graph import walk
+from homeostat.shell.hooks.graph_values import walk
 from homeostat.shell.hooks.policy_graph import PolicyReading, read_policy
 from homeostat.shell.hooks.value_graph import regressions
 
@@ -29,7 +29,7 @@ OLD = NET(X).log_softmax(1)[range(32), ACT].detach() - 0.2 * torch.rand(32)
 
 
 def read(loss: torch.Tensor) -> PolicyReading | None:
-    return read_policy([node for node, _ in walk(loss)])
+    return read_policy([node for node, _ in walk(loss.grad_fn)])
 
 
 def surrogate(new):
@@ -128,7 +128,7 @@ COMPARED = {
 @pytest.mark.parametrize("head", [VALUE, nn.Linear(4, 1, bias=False)])
 def test_predictions_and_targets(head: nn.Module, name: str) -> None:
     values = head(X)
-    (seen,) = regressions([node for node, _ in walk(COMPARED[name](values, ADVANTAGE))])
+    (seen,) = regressions([node for node, _ in walk(COMPARED[name](values, ADVANTAGE).grad_fn)])
     assert seen.prediction is not None and seen.target is not None and not seen.chosen
     assert torch.allclose(seen.prediction, values.detach().squeeze(1), atol=1e-5)
     assert torch.allclose(seen.target, ADVANTAGE, atol=1e-5) and any(seen.leaf is p for p in head.parameters())
@@ -136,10 +136,10 @@ def test_predictions_and_targets(head: nn.Module, name: str) -> None:
 
 def test_values_of_chosen_actions() -> None:
     for chosen in (NET(X).gather(1, ACT[:, None]).squeeze(1), NET(X)[torch.arange(32), ACT]):
-        (seen,) = regressions([node for node, _ in walk((chosen - ADVANTAGE).pow(2).mean())])
+        (seen,) = regressions([node for node, _ in walk((chosen - ADVANTAGE).pow(2).mean().grad_fn)])
         assert seen.chosen and seen.prediction is not None
         assert torch.allclose(seen.prediction, chosen.detach(), atol=1e-5)
 
 
 def test_the_square_in_a_density_is_no_regression() -> None:
-    assert regressions([node for node, _ in walk(CONTINUOUS["normal"]())]) == []
+    assert regressions([node for node, _ in walk(CONTINUOUS["normal"]().grad_fn)]) == []
