@@ -224,13 +224,11 @@ class OrderFacts:
         readings: number of readings, at most 160.
         within: variance within a batch over that of all targets, median.
         recurring: whether the means of the batches have about the same range in both halves of the readings.
-        left: squared error over the variance of all targets, median of the last 5 readings.
     """
 
     readings: int = 0
     within: float = math.nan
     recurring: bool = False
-    left: float = math.nan
 
 
 @dataclass(frozen=True)

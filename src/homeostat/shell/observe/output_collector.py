@@ -86,8 +86,7 @@ class OutputCollector:
         whole, half = inner + pvariance(means), len(means) // 2
         spans = [max(part) - min(part) for part in (means[:half], means[half:])]
         recurring = min(spans) >= 0.5 * (max(means) - min(means)) > 0
-        left = middle([seen.error * seen.variance for seen in self._last])
-        return OrderFacts(len(means), inner / whole, recurring, left / whole)
+        return OrderFacts(len(means), inner / whole, recurring)
 
     def _middle(self, name: str) -> float:
         return middle([getattr(seen, name) for seen in self._last])

@@ -97,13 +97,13 @@ class DataNotShuffled(Condition):
     """A batch holds few of the classes, and absent classes come back: the data are read in the order of their classes.
 
     Targets that are numbers are in order if they differ little within a batch, compared with those of all batches, and
-    if the same values come back. It is info if the squared error is below `left` of their variance: windows of a series
-    may be read in their order.
+    if the same values come back. It is info if the squared error is below `error` of the variance within a batch: windows
+    of a series may be read in their order, and are learned.
 
     Settings:
         share: largest share of the classes so far that a batch holds.
         within: largest variance of numbers within a batch, relative to the variance of all.
-        left: as above.
+        error: as above.
         readings: readings of the labels before it is judged.
     """
 
@@ -122,9 +122,7 @@ class DataNotShuffled(Condition):
     persistence: int = 1
     share: float = limit(0.4, "policy: a shuffled batch of one item a class holds 63% of them", ease=1.2, high=1.0)
     within: float = limit(0.25, "policy: shuffled batches have 0.9 to 1", ease=1.2, high=1.0, unit="of the variance")
-    left: float = limit(
-        0.2, "policy: a network that learns has left this level behind", high=1.0, unit="of the variance"
-    )
+    error: float = limit(1, "policy: the error of the mean of each batch", unit="of the variance within")
     readings: float = limit(12, "policy: enough to see classes come back", unit="readings")
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
@@ -141,5 +139,6 @@ class DataNotShuffled(Condition):
         if facts.moving_targets or order.readings < self.readings or not order.recurring or order.within > self.within:
             return None
         text = f"targets differ within a batch by {order.within:.0%} of their variance, and the same values come back"
-        severity = "info" if order.left < self.left else "warning"  # an error that has overflowed is not small
-        return Sign(severity, text, {"within": order.within, "left": order.left})
+        error = facts.loss.regression.error
+        severity = "info" if error < self.error else "warning"  # an error that has overflowed is not small
+        return Sign(severity, text, {"within": order.within, "error": error})
