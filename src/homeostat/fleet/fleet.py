@@ -13,6 +13,7 @@ from homeostat.core.controller import Controller
 from homeostat.core.errors import BadInput
 from homeostat.core.treatment import Treatment
 from homeostat.core.vital import Vital
+from homeostat.fleet.frozen import FrozenFleet, joined
 from homeostat.fleet.losses import Loss, replica_losses
 from homeostat.fleet.measuring import Series
 from homeostat.fleet.optimizers import MakeOptimizer
@@ -22,7 +23,7 @@ from homeostat.shell.unit_graph.module_roles import tensors_in
 from homeostat.shell.unit_graph.sandbox import map_tensors
 
 CACHE_BYTES = 12 * 2**20
-"""Weights of a group of replicas by default, in bytes. Measured with `benchmarks/fleet.py --groups`."""
+"""Weights of a group of replicas by default, in bytes. Set by `benchmarks/fleet.py --group`."""
 SMALLEST, LARGEST = 8, 32
 
 
@@ -102,8 +103,8 @@ class Fleet:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs [R, B, ...] for inputs [R, B, ...], with a graph unless in `evaluation` or `torch.no_grad`."""
-        many = [stack.forward(*a, **k) for stack, (a, k) in zip(self.stacks, self._split(args, kwargs), strict=True)]
-        return _joined(many)
+        many = [stack.forward(*a, **k) for stack, (a, k) in zip(self.stacks, self.split(args, kwargs), strict=True)]
+        return joined(many)
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One training step of every replica.
@@ -155,6 +156,10 @@ class Fleet:
         many = [{n: p.detach() for n, p in stack.model.named_parameters()} for stack in self.stacks]
         return many[0] if len(many) == 1 else {n: torch.cat([each[n] for each in many]) for n in many[0]}
 
+    def frozen(self) -> FrozenFleet:
+        """A copy of the present parameters, to evaluate without gradients: target networks."""
+        return FrozenFleet(self)
+
     def replica(self, index: int) -> nn.Module:
         """An ordinary module with the present parameters and buffers of one replica."""
         for stack, part in zip(self.stacks, self._parts, strict=True):
@@ -202,17 +207,15 @@ class Fleet:
         for stack, saved in zip(self.stacks, state["stacks"], strict=True):
             stack.load_state_dict(saved)
 
-    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The arguments [R, ...] of each group.
+
+        Raises:
+            BadInput: an argument does not have R replicas.
+        """
         if any(len(tensor) != len(self) for tensor in tensors_in((args, kwargs))):
             raise BadInput(f"fleet: every input needs a first axis of {len(self)} replicas")
         return [map_tensors(lambda t, part=part: t[part], (args, kwargs)) for part in self._parts]
-
-
-def _joined(many: list[Any]) -> Any:
-    if len(many) == 1:
-        return many[0]
-    columns = iter([torch.cat(column) for column in zip(*(tensors_in(each) for each in many), strict=True)])
-    return map_tensors(lambda _: next(columns), many[0])
 
 
 def _checked(name: str, value: Any, replicas: int) -> Any:
