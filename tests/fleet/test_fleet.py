@@ -107,6 +107,52 @@ def test_losses_computed_outside_are_learned_from():
         assert farthest(inside.replica(r), outside.replica(r)) < 1e-6
 
 
+def test_norms_are_clipped_and_rates_are_scheduled_in_each_replica():
+    given = batches(_data, SEEDS, 6)
+    fleet = Fleet(_net, optimizer=SGD, seeds=SEEDS, clip_norm=0.5, vitals=())
+    for t in range(6):
+        fleet.turn("lr", 0.3 / (t + 1))
+        fleet.step(*at_step(given, t))
+    torch.manual_seed(SEEDS[3])
+    alone = _net()
+    optimizer = SGD(alone.parameters())
+    norms = []
+    for t, (inputs, targets) in enumerate(given[3]):
+        optimizer.param_groups[0]["lr"] = 0.3 / (t + 1)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(alone(inputs), targets).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(alone.parameters(), 0.5)))
+        optimizer.step()
+    assert min(norms) < 0.5 < max(norms)
+    assert farthest(fleet.replica(3), alone) < 1e-5
+
+
+def test_copies_of_the_parameters_give_no_gradients():
+    inputs = at_step(batches(_data, SEEDS, 1), 0)[0].requires_grad_()
+    fleet = Fleet(_net, optimizer=SGD, seeds=SEEDS, group=3, vitals=())
+    frozen = fleet.frozen()
+    with fleet.evaluation():
+        before = fleet(inputs).clone()
+        assert torch.equal(frozen(inputs), before)
+    fleet.learn(fleet(inputs).square().flatten(1).mean(1))
+    with fleet.evaluation():
+        after = fleet(inputs)
+        assert torch.equal(frozen(inputs), before) and not torch.equal(after, before)
+    frozen.update(0.25)
+    name, present = "0.weight", fleet.parameters()["0.weight"]
+    started = torch.stack([_made(seed).get_parameter(name).detach() for seed in SEEDS])
+    moved = torch.cat([part[name] for part in frozen.state_dict()])
+    torch.testing.assert_close(moved, 0.75 * started + 0.25 * present)
+    inputs.grad = None
+    fleet.detached(inputs).sum().backward()
+    assert bool(inputs.grad.any()) and all(p.grad is None for s in fleet.stacks for p in s.parameters.values())
+
+
+def _made(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return _net()
+
+
 def test_a_saved_fleet_continues_bit_for_bit():
     given = batches(_data, SEEDS, 12)
     first, second = (Fleet(_net, optimizer=ADAM, seeds=SEEDS, every=4) for _ in range(2))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from homeostat.core.controller import Controller
 from homeostat.core.errors import BadInput
@@ -45,6 +46,7 @@ class Fleet:
             a twin are left out (`not_measured`), or refused if named.
         treatments: applied as `homeostat.attach(..., seed=seed)` does.
         controllers: set "lr" or a knob of a treatment from a measured vital, in each replica for itself.
+        clip_norm: largest norm of the gradients of a replica, as `torch.nn.utils.clip_grad_norm_` does before the step.
         every: steps between two measurements.
         group: replicas that are computed together; by default as many as keep the weights in the cache.
 
@@ -68,6 +70,7 @@ class Fleet:
         vitals: str | Sequence[str | Vital] = "default",
         treatments: Sequence[Treatment] = (),
         controllers: Sequence[Controller] = (),
+        clip_norm: float | None = None,
         every: int = 100,
         group: int | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class Fleet:
                 treatments,
                 every,
                 controllers,
+                clip_norm,
             )
             for part in self._parts
         ]
@@ -155,6 +159,17 @@ class Fleet:
         """Name -> the parameters of all replicas [R, ...], detached; a copy if there are several groups."""
         many = [{n: p.detach() for n, p in stack.model.named_parameters()} for stack in self.stacks]
         return many[0] if len(many) == 1 else {n: torch.cat([each[n] for each in many]) for n in many[0]}
+
+    def turn(self, name: str, value: Any) -> None:
+        """Set a knob from now on, e.g. "lr" in a schedule: a number, or one value for each replica [R]."""
+        value = _checked(name, value, len(self.seeds))
+        for stack, part in zip(self.stacks, self._parts, strict=True):
+            stack.turn(name, value[part] if isinstance(value, Tensor) else value)
+
+    def detached(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs for inputs [R, B, ...] with a graph to the inputs and none to the parameters."""
+        parts = zip(self.stacks, self.split(args, kwargs), strict=True)
+        return joined([functional_call(stack.model, stack.tensors(), a, k) for stack, (a, k) in parts])
 
     def frozen(self) -> FrozenFleet:
         """A copy of the present parameters, to evaluate without gradients: target networks."""

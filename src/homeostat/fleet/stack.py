@@ -54,8 +54,9 @@ class Stack:
         treatments: Sequence[Treatment],
         every: int,
         controllers: Sequence[Controller],
+        clip_norm: float | None,
     ) -> None:
-        self.seeds, self.step = tuple(seeds), 0
+        self.seeds, self.step, self._clip_norm = tuple(seeds), 0, clip_norm
         self._lifting = Lifting(streams)
         self.template: nn.Module = copy.deepcopy(networks[0])
         with warnings.catch_warnings():
@@ -100,6 +101,7 @@ class Stack:
         (optimizer, *_) = self.optimizers
         return (
             self._factorable
+            and self._clip_norm is None
             and isinstance(optimizer, StackedSGD)
             and optimizer.factors_welcome
             and not self.treatments.reads_gradients(step)
@@ -173,6 +175,8 @@ class Stack:
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 gradients[name], parameter.grad = parameter.grad, None
+        if self._clip_norm is not None:
+            clip_norms_(list(gradients.values()), self._clip_norm)
         activations = self._taken()
         targets = self._targets(gradients)
         if not self.treatments.begun and self.treatments.applied:
@@ -215,6 +219,20 @@ class Stack:
         return float("nan") if isinstance(rate, Tensor) else float(rate)
 
     # ---- outside of steps
+
+    def turn(self, name: str, value: Any) -> None:
+        """Set a setting of the optimizers or a knob "treatment.knob".
+
+        Raises:
+            BadInput: there is none of that name.
+        """
+        if "." in name:
+            self.treatments.set_knob(name, value)
+            return
+        for optimizer in self.optimizers:
+            if name not in optimizer.settings:
+                raise BadInput(f"fleet: there is no knob {name!r}")
+            optimizer.settings[name] = value
 
     def boundary(self) -> None:
         """A new task begins."""
@@ -279,6 +297,15 @@ class Stack:
         self.vitals.load_state_dict(state["vitals"])
         self.controllers.load_state_dict(state["controllers"])
         self.step = state["step"]
+
+
+def clip_norms_(gradients: Sequence[Tensor], largest: float) -> None:
+    """Scale the gradients [R, ...] of each replica, in place, so that their norm is at most `largest`, as
+    `torch.nn.utils.clip_grad_norm_` does."""
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
+    scale = (largest / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.reshape(-1, *(1,) * (gradient.ndim - 1)))
 
 
 class _Ear:

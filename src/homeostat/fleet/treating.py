@@ -59,11 +59,19 @@ class StackedTreatments:
         self.traced = TracedNetwork()
         self._before: dict[str, Tensor] = {}
         for name, value in knobs.items():
-            owner, _, knob = name.partition(".")
-            found = next((one for one in self.applied if one.treatment.name == owner and knob in one.knobs), None)
-            if found is None:
-                raise BadInput(f"fleet: there is no knob {name!r}")
-            found.knobs[knob] = torch.as_tensor(value, dtype=torch.float64)
+            self.set_knob(name, value)
+
+    def set_knob(self, name: str, value: Any) -> None:
+        """Set "treatment.knob" to a number or a tensor [R].
+
+        Raises:
+            BadInput: there is no such knob.
+        """
+        owner, _, knob = name.partition(".")
+        found = next((one for one in self.applied if one.treatment.name == owner and knob in one.knobs), None)
+        if found is None:
+            raise BadInput(f"fleet: there is no knob {name!r}")
+        found.knobs[knob] = torch.as_tensor(value, dtype=torch.float64)
 
     def reads(self, reading: Reading, step: int) -> bool:
         """Whether a treatment that is due at this step needs this reading."""

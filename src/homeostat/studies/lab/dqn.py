@@ -111,8 +111,7 @@ def train_dqn(
         steps: environment steps of each agent.
         fleet: further arguments of `Fleet`: treatments, vitals, knobs.
 
-    Returns:
-        The trained agents and their episodes.
+    Returns: the trained agents and their episodes.
 
     Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning", Nature 518; with `double`
     van Hasselt, Guez and Silver (2016), arXiv:1509.06461.

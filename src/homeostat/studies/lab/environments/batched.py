@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-CHUNK = 512
-"""Draws of a pool that are made at once."""
+CHUNK = 1 << 15
+"""Numbers of a replica that a pool draws at once, about."""
 
 
 class UniformPool:
@@ -24,13 +24,14 @@ class UniformPool:
 
     def __init__(self, seeds: Sequence[int], *shape: int) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._shape, self._at = shape, CHUNK
+        self._count = max(1, CHUNK // max(math.prod(shape), 64))
+        self._shape, self._at = shape, self._count
         self._drawn = torch.empty(0)
 
     def next(self) -> Tensor:
         """The next draw of every replica, float64 [R, *shape]."""
-        if self._at == CHUNK:
-            each = [torch.rand(CHUNK, *self._shape, generator=g, dtype=torch.float64) for g in self._generators]
+        if self._at == self._count:
+            each = [torch.rand(self._count, *self._shape, generator=g, dtype=torch.float64) for g in self._generators]
             self._drawn, self._at = torch.stack(each, 1), 0
         self._at += 1
         return self._drawn[self._at - 1]
