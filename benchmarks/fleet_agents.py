@@ -27,9 +27,8 @@ def main() -> None:
     _, episodes = train(CartPole(), range(asked.seeds), asked.steps)
     spent, returns = time.process_time() - began, episodes.mean_of_last(20)
     print(f"{asked.agent}, {asked.seeds} seeds of {asked.steps:,} steps: {spent / 60:.1f} core-minutes")
-    print(
-        f"mean return of the last 20 episodes: {sum(returns) / len(returns):.0f}, {min(returns):.0f} to {max(returns):.0f}"
-    )
+    mean = sum(returns) / len(returns)
+    print(f"mean return of the last 20 episodes: {mean:.0f}, {min(returns):.0f} to {max(returns):.0f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Environments of reinforcement learning as batched tensors: one for each replica of a fleet."""
 
-from homeostat.studies.lab.environments.batched import Environment, Environments, Outcome, UniformPool
+from homeostat.studies.lab.environments.batched import Environment, Environments, EnvironmentStep, UniformPool
 from homeostat.studies.lab.environments.breakout import Breakout
 from homeostat.studies.lab.environments.classic import Acrobot, CartPole, MountainCar, Pendulum
 from homeostat.studies.lab.environments.four_rooms import FourRooms
@@ -11,10 +11,10 @@ __all__ = [
     "Breakout",
     "CartPole",
     "Environment",
+    "EnvironmentStep",
     "Environments",
     "FourRooms",
     "MountainCar",
-    "Outcome",
     "Pendulum",
     "SpaceInvaders",
     "UniformPool",

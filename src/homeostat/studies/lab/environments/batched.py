@@ -74,7 +74,7 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EnvironmentStep:
     """The result of a step of N environments.
 
     Args:
@@ -115,7 +115,7 @@ class Environments:
         """The present observations, float32 [R, ...]."""
         return self.rules.observe(self.state)
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> EnvironmentStep:
         """One step of every environment."""
         draws = None if self._chances is None else self._chances.next()
         state, reward, terminated = self.rules.advance(self.state, action, draws)
@@ -133,4 +133,4 @@ class Environments:
             self._age.masked_fill_(ended, 0)
             self._return.masked_fill_(ended, 0.0)
         self.state = state
-        return Outcome(observation, reached, reward.float(), terminated, truncated, returns)
+        return EnvironmentStep(observation, reached, reward.float(), terminated, truncated, returns)
