@@ -7,7 +7,6 @@ subscribers. A scaled loss is recorded unscaled.
 from __future__ import annotations
 
 import functools
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.step_hooks import RECENT
 from homeostat.shell.hooks.torch_internals import (
     is_plain,
@@ -181,9 +181,9 @@ class BackwardHooks:
                     if not self._time_next:
                         self._see_one(tensors)
                     else:
-                        self._time_next, began = False, time.perf_counter()
+                        self._time_next, began = False, CLOCK.now()
                         self._see_one(tensors)
-                        self._lapses.append(time.perf_counter() - began)
+                        self._lapses.append(CLOCK.now() - began)
                 else:
                     with unseen():
                         self._see(tensors)

@@ -5,13 +5,13 @@ One instance serves the whole process. Without listeners no hook is installed.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.torch_internals import modes_active, step_hook_tables, steps_on_stack, without_modes
 
 _KEY = -1
@@ -64,16 +64,16 @@ class StepHooks:
                 table[_KEY] = hook
 
     def _timed_before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        began = time.perf_counter()
+        began = CLOCK.now()
         changed = self._before(optimizer, args, kwargs)
-        self._before_took = time.perf_counter() - began
+        self._before_took = CLOCK.now() - began
         return changed
 
     def _timed_after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._place(self._before, self._after)
-        began = time.perf_counter()
+        began = CLOCK.now()
         self._after(optimizer, args, kwargs)
-        self._lapses.append(time.perf_counter() - began + self._before_took)
+        self._lapses.append(CLOCK.now() - began + self._before_took)
 
     def subscribe(self, listener: Listener) -> None:
         """Add a listener; the first one installs the global hooks."""

@@ -81,7 +81,7 @@ class AutoAttach:
                 heir.rebuilt += 1
                 self.run.replace_optimizers(heir, [optimizer])
                 self._known[id(optimizer)] = weakref.ref(optimizer)
-                self.run.time.setup += time.perf_counter() - began
+                self.run.time.setup += time.thread_time() - began
                 return None
             self._take_in(discover_networks([optimizer]), optimizer)
         self._known[id(optimizer)] = weakref.ref(optimizer)

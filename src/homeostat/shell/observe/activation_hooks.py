@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
 from homeostat.shell.hooks.torch_internals import in_backward, is_plain, recorded_elsewhere, unseen
 from homeostat.shell.network import Network
@@ -148,7 +148,7 @@ class CompiledCapture(Capture):
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run an eager pass with these arguments, with hooks for this pass only."""
-        began = time.perf_counter()
+        began = CLOCK.now()
         handles = super()._place(self.installed, always=True)
         try:
             with self._guard("reading activations of a compiled network"):
@@ -156,4 +156,4 @@ class CompiledCapture(Capture):
         finally:
             for handle in handles:
                 handle.remove()
-        self.seconds += time.perf_counter() - began
+        self.seconds += CLOCK.now() - began

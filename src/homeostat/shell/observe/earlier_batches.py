@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from homeostat.core.signals import pass_on
 from homeostat.diagnosis.facts import EarlierFacts
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.loss_graph import Criterion, criteria
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
 from homeostat.shell.hooks.torch_internals import recorded_elsewhere, unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.answers import Cut, Knowledge, Rule, answers, find_rule, knowledge, spread_of
 from homeostat.shell.observe.batch_look import Look, difference, look_at, pooled
+from homeostat.shell.observe.cadence import Credit
 from homeostat.shell.observe.item_influence import ItemInfluence
 from homeostat.shell.unit_graph.first_pass import plain_values
 from homeostat.shell.unit_graph.sandbox import copy_without_hooks, map_tensors, quarantine, tracing
@@ -40,8 +42,8 @@ RECENT = 3
 """Number of readings that represent the current data."""
 EVALUATED = 6
 """Number of earlier batches that are evaluated at a time."""
-START_SECONDS, SHARE = 1.0, 0.005
-"""Wall time for evaluations: seconds, and share of the run."""
+SHARE = 0.005
+"""Share of the time of the run for evaluations, once the credit for start-up readings is used."""
 MOST_CALLS = 4
 """Largest number of calls of the network in a step that are used."""
 
@@ -92,6 +94,7 @@ class EarlierBatches:
         not_measured: takes (what, why).
         guard: catches and reports errors inside the user's calls.
         alone: returns whether this is the only network of the run.
+        credit: pays for evaluations as long as it lasts.
 
     Attributes:
         items: what the items of a batch have to do with each other.
@@ -104,8 +107,9 @@ class EarlierBatches:
         not_measured: Callable[[str, str], None],
         guard: Callable[[str], AbstractContextManager[None]],
         alone: Callable[[], bool],
+        credit: Credit,
     ) -> None:
-        self._alone = alone
+        self._alone, self._credit = alone, credit
         self._network, self._next_reading, self._not_measured, self._guard = (
             network,
             next_reading,
@@ -120,7 +124,7 @@ class EarlierBatches:
         self._recent: deque[Look] = deque(maxlen=RECENT)
         self._due = False
         self._facts = EarlierFacts()
-        self._began, self._seconds = time.perf_counter(), 0.0
+        self._began, self._seconds = time.thread_time(), 0.0
         self._costs: deque[float] = deque([0.0], maxlen=3)
         self._why = "no loss that compares the network's outputs with targets was seen"
         self._read, self._ended = False, False
@@ -264,7 +268,7 @@ class EarlierBatches:
         if not apart:
             return
         chosen = apart[:: -(-len(apart) // EVALUATED)]
-        began = time.perf_counter()
+        began, thread = CLOCK.now(), time.thread_time()
         try:
             found = self._answers([newest, *(batch for batch, _ in chosen)])
         except Exception as error:
@@ -273,8 +277,13 @@ class EarlierBatches:
             self._read = False
             self.end()
             return
-        self._costs.append(time.perf_counter() - began)
-        self._seconds += self._costs[-1]
+        seconds = CLOCK.now() - began
+        running = (time.thread_time() - thread) / max(seconds, 1e-9) if self._network.device.type == "cpu" else 1.0
+        self._costs.append(seconds * min(running, 1.0))
+        if self._credit.lasts:
+            self._credit.pay(seconds, running)
+        else:
+            self._seconds += self._costs[-1]
         measure = spread_of([*self._kept, newest])
         batches, facts = [batch for batch, _ in chosen], self._facts
         classes = any(how == "classes" for _, how in chosen)
@@ -293,8 +302,9 @@ class EarlierBatches:
         )
 
     def _affordable(self) -> bool:
-        allowed = START_SECONDS + SHARE * (time.perf_counter() - self._began)
-        return self._seconds + min(self._costs) <= allowed  # the smallest: a busy machine has made others dearer
+        allowed = SHARE * (time.thread_time() - self._began)
+        # the smallest cost: a busy machine has made others dearer
+        return self._credit.lasts or self._seconds + min(self._costs) <= allowed
 
     def _answers(self, batches: Sequence[Batch]) -> list[Knowledge]:
         model = self._network.model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from homeostat.core.signals import pass_on
 from homeostat.core.snapshot import Probe, Reading, Readings, Twin
 from homeostat.core.vital import Vital
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.random_streams import streams_kept
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Capture
@@ -192,7 +192,7 @@ class Observer:
         measured: list[tuple[str, str, Tensor]] = []
         costs: dict[str, float] = {}
         for name in names:
-            start = time.perf_counter()
+            start = CLOCK.now()
             try:
                 apart = bool(self.vitals[name].reads & _APART)
                 with torch.no_grad(), streams_kept() if apart else contextlib.nullcontext():
@@ -202,7 +202,7 @@ class Observer:
                 pass_on(error)
                 self._failed(name, f"an internal error, reported once: {type(error).__name__}: {error}")
                 del self.vitals[name]
-            costs[name], self._last[name] = time.perf_counter() - start, step
+            costs[name], self._last[name] = CLOCK.now() - start, step
         self._before = {}
         return self._rows(step, measured), costs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.torch_internals import unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Capture, CompiledCapture
@@ -100,14 +100,14 @@ class LazyTrace:
         """Trace the network with the arguments of one of its calls."""
         if not self.waiting:
             return
-        began = time.perf_counter()
+        began = CLOCK.now()
         self.cancel()
         self._example = args, kwargs
         try:
             self._finish(self._traced(args, kwargs))
         finally:
             self._example = None
-        self.seconds += time.perf_counter() - began
+        self.seconds += CLOCK.now() - began
 
     def _listen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find the taps in the pass that begins now, or, for a compiled network, in an eager pass."""
@@ -141,7 +141,7 @@ class LazyTrace:
 
     def _heard(self, at_end: bool = False) -> None:
         """End the first pass: take its taps and their readings."""
-        began, listening = time.perf_counter(), self._listening
+        began, listening = CLOCK.now(), self._listening
         self._listening = None
         if listening is None:
             return
@@ -155,7 +155,7 @@ class LazyTrace:
                 if at_end:
                     capture.install(taps)
                 capture.adopt({layer: (event.head, event.training) for layer, (_, event) in found.items()})
-        self.seconds += time.perf_counter() - began
+        self.seconds += CLOCK.now() - began
 
     def pair(self) -> None:
         """Pair the units now, for a treatment that starts while the network is only observed."""

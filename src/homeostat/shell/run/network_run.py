@@ -18,6 +18,7 @@ from homeostat.core.treatment import Stage
 from homeostat.core.vital import Vital
 from homeostat.diagnosis.history import History
 from homeostat.shell.hooks.backward_hooks import overflowed
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.step_hooks import Arguments
 from homeostat.shell.network import Network
 from homeostat.shell.observe.cadence import Cadence, Credit
@@ -67,7 +68,7 @@ class Sample:
     Args:
         rows: for the history and the record.
         costs: vital -> seconds.
-        began: `time.perf_counter()` at its start.
+        began: `CLOCK.now()` at its start.
         thread: `time.thread_time()` at its start.
     """
 
@@ -101,7 +102,9 @@ class NetworkRun:
         self.treatments.strict = run.strict
         self.observer = self._make_observer(run)
         losses, (note, guard) = run.losses, (run.not_measured, run.guard)
-        self.earlier = EarlierBatches(network, lambda: losses.next, note, guard, lambda: len(losses.readers) == 1)
+        self.earlier = EarlierBatches(
+            network, lambda: losses.next, note, guard, lambda: len(losses.readers) == 1, run.credit
+        )
         losses.readers.append(self.earlier.see)
         self.step_series = StepSeries(network.named("network"), settings.every, not network.sharded(), run.credit)
         self.controllers = controller_runners(settings.controllers, self.treatments, settings.gauges, run.add_entry)
@@ -130,7 +133,7 @@ class NetworkRun:
         self.aside = self.pause = 0.0
         self._silent, self._silence_reported = 0, False
         self._placed: dict[int, tuple[int, Tensor | None]] = {}
-        self._last_sample = (time.perf_counter(), 0, 0.0)
+        self._last_sample = (CLOCK.now(), 0, 0.0)
 
     def _make_observer(self, run: Owner) -> Observer:
         settings, network, treatments = run.settings, self.network, self.treatments
@@ -229,7 +232,7 @@ class NetworkRun:
         step = self.network.step
         if not self.observer.due(step):
             return None
-        began, thread = time.perf_counter(), time.thread_time()
+        began, thread = CLOCK.now(), time.thread_time()
         rows, costs = self.observer.sample(step, window, self.step_series.mean_loss())
         return Sample(rows + self.step_series.rows(), costs, began, thread)
 
@@ -245,7 +248,7 @@ class NetworkRun:
         Returns:
             Vital -> new cadence in steps, for vitals whose cadence has changed.
         """
-        now, step, cadence = time.perf_counter(), self.network.step, self.observer.cadence
+        now, step, cadence = CLOCK.now(), self.network.step, self.observer.cadence
         then, at, before = self._last_sample
         seconds = (now - then - (spent.seconds - before)) / max(step - at, 1)
         self._last_sample = (now, step, spent.seconds)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from homeostat.shell.hooks.backward_hooks import BACKWARD_HOOKS
+from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.step_hooks import STEP_HOOKS
 from homeostat.shell.observe.cadence import Credit
 
@@ -23,11 +24,11 @@ class TimeSpent:
     def __init__(self) -> None:
         self.seconds = self.setup = self.hooks = 0.0
         self._ticks = self._backwards = 0
-        self._started = time.perf_counter()
+        self._started = CLOCK.now()
 
     def restart(self, seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
         """Start the clock, or continue after a given time."""
-        self.seconds, self._started = seconds, time.perf_counter() - wall_seconds
+        self.seconds, self._started = seconds, CLOCK.now() - wall_seconds
         self._ticks, self._backwards = STEP_HOOKS.ticks, BACKWARD_HOOKS.backwards
 
     @property
@@ -38,7 +39,7 @@ class TimeSpent:
     @property
     def wall_seconds(self) -> float:
         """Wall time since the run started."""
-        return time.perf_counter() - self._started
+        return CLOCK.now() - self._started
 
     def count_hooks(self) -> None:
         """Add the hooks since the last call, at their present cost, and have them timed again."""
@@ -51,11 +52,11 @@ class TimeSpent:
     @contextlib.contextmanager
     def timed(self, credit: Credit | None = None) -> Iterator[None]:
         """Count what is done inside, and pay for it from a credit, as long as it lasts."""
-        began, thread = time.perf_counter(), time.thread_time()
+        began, thread = CLOCK.now(), time.thread_time()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - began
+            seconds = CLOCK.now() - began
             self.seconds += seconds
             if credit is not None and credit.lasts:
                 credit.pay(seconds, (time.thread_time() - thread) / max(seconds, 1e-9))
