@@ -97,8 +97,8 @@ class DataNotShuffled(Condition):
     """A batch holds few of the classes, and absent classes come back: the data are read in the order of their classes.
 
     Targets that are numbers are in order if they differ little within a batch, compared with those of all batches, and
-    if the same values come back. It is info if the squared error is below `error` of the variance within a batch: windows
-    of a series may be read in their order, and are learned.
+    if the same values come back. It is info if the squared error is below `error` of the variance within a batch:
+    windows of a series may be read in their order, and are learned.
 
     Settings:
         share: largest share of the classes so far that a batch holds.
