@@ -64,6 +64,10 @@ class ScheduleEndsTraining(Condition):
         return found
 
 
+_STILL = 0.97
+"""Loss over that of the start above which nothing was learned."""
+
+
 def _decaying(t: float, ill: float) -> list[Point]:
     norms = [("weight-norm", layer, 5.0 * math.exp(-4 * ill * t)) for layer in LAYERS]
     return [*norms, ("loss", NETWORK, 2.0 * math.exp(-3 * (1 - ill) * t))]
@@ -80,6 +84,8 @@ class WeightDecayDominates(Condition):
         decay: smallest decay per step (weight decay times learning rate) that is judged.
         shrunk: largest norm of the weights relative to the first measured norm.
         progress: share of the loss's starting level above which it has made little progress.
+        strong: decay per step from which on `halved` is enough, where the loss has made no progress at all.
+        halved: largest norm of the weights then.
     """
 
     cite = Cite(
@@ -100,19 +106,25 @@ class WeightDecayDominates(Condition):
     decay: float = limit(1e-4, "policy: a weight decay of 0.01 at a rate of 0.01", ease=0.8, unit="1/step")
     shrunk: float = limit(0.3, "policy: networks that learn keep most of their norm", ease=1.2, high=1.0)
     progress: float = limit(0.7, "policy: a run that learns has left this level behind", high=1.0, unit="of the start")
+    strong: float = limit(5e-4, "policy: five times the decay that large models are trained with", unit="1/step")
+    halved: float = limit(0.5, "policy: half of the norm is gone and nothing was learned", ease=1.1, high=1.0)
 
     def signs(self, history: History, facts: Facts) -> dict[str, Sign]:
-        decays = {o.network: _decay(o) for o in facts.optimizers}
+        # the highest rate: a schedule may have ended the decay after it has done its work
+        highest = {network: rate.highest for network, rate in facts.rates.items()}
+        decays = {o.network: _decay(o, highest.get(o.network, math.nan)) for o in facts.optimizers}
         losses = judged_losses(history, facts)
         stuck = {k for k, (_, v) in losses.items() if v.size >= 8 and median(v[-5:]) > self.progress * float(v[0])}
         if max(decays.values(), default=0.0) < self.decay:
             return self._by_a_penalty(history, facts, losses)
         if not stuck:
             return {}
+        still = all(median(v[-5:]) > _STILL * median(v[:5]) for k, (_, v) in losses.items() if k in stuck)
+        shrunk = self.halved if still and max(decays.values()) >= self.strong else self.shrunk
         found: dict[str, Sign] = {}
         for layer in history.layers("weight-norm"):
             values = history.series("weight-norm", layer)[1]
-            if values.size >= 4 and values[-1] <= self.shrunk * values[0]:
+            if values.size >= 4 and values[-1] <= shrunk * values[0]:
                 left = float(values[-1] / max(float(values[0]), 1e-30))
                 text = f"weight decay has taken the norm of the weights to {left:.2g} of the first, and the loss stands"
                 found[layer] = Sign("warning", text, {"left": left, "decay": max(decays.values())})
@@ -132,7 +144,7 @@ class WeightDecayDominates(Condition):
         return {k: Sign("warning", text.format(part), {"left": part, "decay": 0.0}) for k, part in gone.items()}
 
 
-def _decay(optimizer: OptimizerFacts) -> float:
-    """The share of a weight that decay removes in a step."""
+def _decay(optimizer: OptimizerFacts, highest: float) -> float:
+    """The share of a weight that decay removes in a step, at the highest learning rate (NaN if unknown)."""
     momentum = 1 / max(1 - optimizer.momentum, 1e-3)
-    return optimizer.weight_decay * optimizer.learning_rate * momentum
+    return optimizer.weight_decay * max(optimizer.learning_rate, highest) * momentum
