@@ -142,6 +142,40 @@ def loud_properties(cell):
     return list(model.parameters()), Loud.calls
 
 
+class Looks(nn.Module):
+    """Overrides what is called to look at a module, and counts the calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)), []
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def _counted(name):
+    def method(self, *args, **kwargs):
+        self.__dict__.get("calls", []).append(name)
+        return getattr(nn.Module, name)(self, *args, **kwargs)
+
+    return method
+
+
+LOOKS = ("parameters", "named_parameters", "modules", "named_modules", "children", "named_children", "buffers")
+for _name in (*LOOKS, "named_buffers", "state_dict", "__hash__", "__repr__", "__dir__", "__getattr__", "train"):
+    setattr(Looks, _name, _counted(_name))
+
+
+def overridden_looks(cell):
+    model = Looks()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    model.calls.clear()
+    cell.measure(model, optimizer, False)
+    cell.train(model, optimizer)
+    print(sorted(model.calls))
+    return model.inner, optimizer
+
+
 def odd_operators(cell):
     class Odd(nn.Module):
         """False, of length 0, equal to everything, not hashable by value."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 READINGS = 120
 """Readings of an example, at equal distances. A task boundary follows every tenth of them."""
-LAYERS = ("fc1", "fc2")
+LAYERS = ("fc.1", "fc.2")
 TASK = "first task"
 
 Point = tuple[str, str, float]

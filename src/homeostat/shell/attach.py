@@ -28,6 +28,7 @@ from homeostat.shell.checkpoint.training_state import check_extra
 from homeostat.shell.ddp.process_group import own_folder, rank
 from homeostat.shell.edits.averaged_copies import averaged_copies
 from homeostat.shell.edits.element_steps import ElementSteps
+from homeostat.shell.hooks.module_tree import modules_in
 from homeostat.shell.hooks.random_streams import streams_kept
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
@@ -127,7 +128,7 @@ def attach(
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
     here = inspect.currentframe()
-    losses = [*losses_near(here and here.f_back), *inner.modules()]
+    losses = [*losses_near(here and here.f_back), *modules_in(inner)]
     return AttachedRun(settings, network, strict, checkpoints, losses)
 
 

@@ -17,6 +17,7 @@ from homeostat.diagnosis.facts import OptimizerFacts, RateFacts
 from homeostat.shell.ddp.process_group import ProcessGroup
 from homeostat.shell.edits.averaged_copies import Averaged
 from homeostat.shell.edits.element_steps import ElementSteps
+from homeostat.shell.hooks.module_tree import named_modules_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.parameter_changes import ParameterChanges
 from homeostat.shell.hooks.torch_internals import is_sharded
 
@@ -97,7 +98,7 @@ class Network:
         if self.optimizers or not self.alive:
             return False
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return held == self._held and held <= {id(p) for p in self.model.parameters()}
+        return held == self._held and held <= {id(p) for p in parameters_in(self.model)}
 
     def completes_round(self, optimizer: Optimizer) -> bool:
         """Note a step of an optimizer. Return whether every active one has stepped or skipped."""
@@ -132,7 +133,7 @@ class Network:
         """Parameters that require a gradient and are in an optimizer (or in the given one), by name."""
         holders = self.optimizers if of is None else [of]
         held = {id(p) for o in holders for group in o.param_groups for p in group["params"]}
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) in held}
+        return {n: p for n, p in named_parameters_in(self.model) if p.requires_grad and id(p) in held}
 
     def held_twice(self) -> str:
         """A parameter in two optimizers, or ""."""
@@ -154,7 +155,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """The device of its first parameter."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return next((p.device for p in parameters_in(self.model)), torch.device("cpu"))
 
     def values(self) -> dict[str, Tensor]:
         """Current values of the trained parameters, detached."""
@@ -162,7 +163,7 @@ class Network:
 
     def kinds(self) -> dict[str, type[nn.Module]]:
         """Class of every module, by its first name."""
-        return {name: type(module) for name, module in self.model.named_modules()}
+        return {name: type(module) for name, module in named_modules_in(self.model)}
 
     def gradients(self, scale: Tensor | None = None, of: Optimizer | None = None) -> dict[str, Tensor]:
         """Current gradients of the trained parameters (or of one optimizer's), unscaled."""
@@ -199,7 +200,7 @@ class Network:
         if not self.alive:
             return self._unheld
         trained = self.trained()
-        rest = {n: p for n, p in self.model.named_parameters() if p.requires_grad and n not in trained}
+        rest = {n: p for n, p in named_parameters_in(self.model) if p.requires_grad and n not in trained}
         self.moved |= {n for n, p in rest.items() if n not in self.moved and self._changes.changed(p)}
         got = [n for n, p in rest.items() if n not in self.moved and p.grad is not None]
         self._unheld = got, [n for n in rest if n not in self.moved and n not in got]
@@ -207,7 +208,7 @@ class Network:
 
     def updated_by_hand(self) -> list[str]:
         """Parameters with gradients that are in no optimizer and change."""
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(named_parameters_in(self.model))
         return [n for n in sorted(self.moved) if n in parameters and parameters[n].grad is not None]
 
     def update_no_gradient(self) -> None:
@@ -289,7 +290,7 @@ def check_pair(model: Any, optimizers: list[Any]) -> None:
     """
     if not isinstance(model, nn.Module):
         raise BadInput(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    parameters = {id(p) for p in model.parameters()}
+    parameters = {id(p) for p in parameters_in(model)}
     if not parameters:
         raise BadInput(f"{type(model).__name__} has no parameters: there is nothing to measure or treat")
     for optimizer in optimizers:

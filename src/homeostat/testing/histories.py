@@ -20,8 +20,8 @@ FACTS = Facts(
     backwards=READINGS * EVERY,
     optimizers=(OptimizerFacts("SGD", learning_rate=0.1, momentum=0.9, weight_decay=0.01),),
     batch_size=64,
-    widths={"fc1": 32, "fc2": 16},
-    nonlinearity={"fc1": "tanh", "fc2": "tanh"},
+    widths={"fc.1": 32, "fc.2": 16},
+    nonlinearity={"fc.1": "tanh", "fc.2": "tanh"},
     loss=LossFacts(readings=40, inputs=InputFacts(size=100.0, offset=5.0), labels=LabelFacts(classes=8, chance=2.08)),
 )
 """Facts of a healthy run, with large inputs and some weight decay."""

@@ -18,6 +18,7 @@ from homeostat.record.statements import now_utc
 from homeostat.shell.checkpoint import training_state
 from homeostat.shell.checkpoint.encoding import Encoder, decode, read_file, write_file
 from homeostat.shell.checkpoint.run_state import check_state, continue_run, replay_edits
+from homeostat.shell.hooks.module_tree import named_buffers_in
 from homeostat.shell.hooks.random_streams import random_state, set_random_state
 from homeostat.shell.network import Network
 from homeostat.shell.options import CheckpointOptions
@@ -60,7 +61,7 @@ class CheckpointDraft:
 
     def _fix(self) -> None:
         names = self._network.model.state_dict().keys()
-        for name, buffer in self._network.model.named_buffers():
+        for name, buffer in named_buffers_in(self._network.model):
             if name in names:
                 self._buffers[name] = self._encoder.encode(buffer, f"the buffer {name}")
         for name, thing in training_state.parts(self._network, self._extra).items():
@@ -190,7 +191,8 @@ class CheckpointManager:
         """
         extra = training_state.check_extra(options.extra)
         resumed = None if options.resume is None else Checkpoint.read(options.resume)
-        return cls(resumed, Path(options.save or ""), options.every, extra)
+        path = Path(options.save or "").absolute()  # the script may change its working directory
+        return cls(resumed, path, options.every, extra)
 
     def restore(self, network: Network, seed: int) -> Callable[[], None]:
         """Load the network, optimizers and extras; returns what undoes it.

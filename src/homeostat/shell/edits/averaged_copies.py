@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from homeostat.core.errors import BadInput
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.module_tree import buffers_in, named_buffers_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.torch_internals import children_of, owner_table
 from homeostat.shell.hooks.wrappers import unwrap
 
@@ -85,10 +86,11 @@ def _copy_of(path: str, given: Any, model: nn.Module) -> Averaged:
     except AttributeError as error:
         pass_on(error)
         raise BadInput(f"averaged: the network has no part {path!r}") from None
-    original = {id(t) for t in (*model.parameters(), *model.buffers())}
+    original = {id(t) for t in (*parameters_in(model), *buffers_in(model))}
     if part is not model:  # a target network may be a part of the same model: only the copied part must be separate
-        original = {id(t) for t in (*part.parameters(), *part.buffers())}
-    candidates = [unwrap(each)[0] for each in (given, *given.children())]
+        original = {id(t) for t in (*parameters_in(part), *buffers_in(part))}
+    parts = [given, *children_of(given).values()]
+    candidates = [unwrap(each)[0] for each in parts if each is not None]
     reasons = [misfit(each, part, original) for each in candidates]
     if reasons[0] is None or reasons.count(None) == 1:
         return Averaged(candidates[reasons.index(None)], path)
@@ -100,7 +102,7 @@ def _copy_of(path: str, given: Any, model: nn.Module) -> Averaged:
 
 def misfit(copy: nn.Module, part: nn.Module, original: set[int]) -> str | None:
     """Why a module is not a copy of a part of the network, or None if it is."""
-    named = (*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False))
+    named = (*named_parameters_in(part, remove_duplicate=False), *named_buffers_in(part, remove_duplicate=False))
     for name, tensor in named:
         found = tensor_named(copy, name)
         if found is None:

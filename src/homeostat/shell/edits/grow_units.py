@@ -17,6 +17,7 @@ from homeostat.shell.edits.optimizer_state import check_mutable, moments, substi
 from homeostat.shell.edits.replace_module import check_replace
 from homeostat.shell.edits.targets import EditTargets
 from homeostat.shell.edits.undo_log import UndoLog
+from homeostat.shell.hooks.module_tree import named_parameters_in
 from homeostat.shell.hooks.torch_internals import gradient_hooks, owner_table
 
 _CONV = {0: "out_channels", 1: "in_channels"}
@@ -141,7 +142,7 @@ def _check_parameter(name: str, parameter: Tensor, network: EditTargets) -> None
     asks = network.component
     if type(parameter) is not nn.Parameter:
         raise Refused(asks, name, f"it is a {type(parameter).__name__}, not a plain parameter")
-    if sum(p is parameter for _, p in network.model.named_parameters(remove_duplicate=False)) > 1:
+    if sum(p is parameter for _, p in named_parameters_in(network.model, remove_duplicate=False)) > 1:
         raise Refused(asks, name, "it is tied to another parameter")
     if gradient_hooks(parameter):
         raise Refused(asks, name, "it carries hooks, which a longer parameter would lose")

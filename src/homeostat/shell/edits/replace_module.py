@@ -14,6 +14,14 @@ from homeostat.shell.edits.handler import apply, check
 from homeostat.shell.edits.optimizer_state import join, leave
 from homeostat.shell.edits.targets import EditTargets
 from homeostat.shell.edits.undo_log import UndoLog
+from homeostat.shell.hooks.module_tree import (
+    buffers_in,
+    modules_in,
+    named_buffers_in,
+    named_modules_in,
+    named_parameters_in,
+    parameters_in,
+)
 from homeostat.shell.hooks.torch_internals import buffers_of, children_of, own_parameters
 from homeostat.shell.hooks.wrappers import live
 
@@ -29,14 +37,14 @@ def check_replace(path: str, network: EditTargets) -> None:
     model, component = network.model, network.component
     if path == "":
         raise Refused(component, "the whole network", "its root cannot be replaced: the caller holds it")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules_in(model, remove_duplicate=False))
     if path not in modules:
         raise UnknownName("module", path, (name for name in modules if name))
     if isinstance(model, torch.jit.ScriptModule):
         raise Refused(component, path, "the network is a compiled script")
     if _distributed(model, set(modules.values())):
         raise Refused(component, path, "DistributedDataParallel has fixed its parameters; replace before wrapping")
-    for name, parameter in modules[path].named_parameters():
+    for name, parameter in named_parameters_in(modules[path]):
         network.check_plain(f"{path}.{name}", parameter)
     for averaged in network.averaged:
         if averaged.path == path or averaged.path.startswith(path + "."):
@@ -51,7 +59,7 @@ def _distributed(model: nn.Module, inside: set[nn.Module]) -> bool:
         return True
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
-    return any(module is model for ddp in live(wrapper) for module in ddp.modules())
+    return any(module is model for ddp in live(wrapper) for module in modules_in(ddp))
 
 
 @check.register
@@ -76,8 +84,8 @@ def _replace(edit: ReplaceModule, network: EditTargets, undo: UndoLog) -> nn.Mod
     """
     model, old = network.model, network.model.get_submodule(edit.target)
     # read first: `make` may build the new module around parts of the old one
-    modules, parameters = set(old.modules()), dict(old.named_parameters())
-    tensors = {id(t) for t in (*old.parameters(), *old.buffers())}
+    modules, parameters = set(modules_in(old)), dict(named_parameters_in(old))
+    tensors = {id(t) for t in (*parameters_in(old), *buffers_in(old))}
     new = _made(edit.target, edit.make, old, network.component)
     _match(new, old.training, modules, tensors, _like(old, model))
     _swap(model, old, new, undo)
@@ -103,11 +111,11 @@ def _replace_in_copy(
         Refused: `make` does not make the same again (other names or shapes, or the network's own tensors).
     """
     old = copy.get_submodule(path)
-    modules, tensors = set(old.modules()), {id(t) for t in (*old.parameters(), *old.buffers())}
-    trains = any(p.requires_grad for p in old.parameters())
+    modules, tensors = set(modules_in(old)), {id(t) for t in (*parameters_in(old), *buffers_in(old))}
+    trains = any(p.requires_grad for p in parameters_in(old))
     made = _made(path, make, old, component)
     _match(made, old.training, modules, tensors, _like(old, copy))
-    there, here = (dict((*m.named_parameters(), *m.named_buffers())) for m in (made, new))
+    there, here = (dict((*named_parameters_in(m), *named_buffers_in(m))) for m in (made, new))
     if {n: t.shape for n, t in there.items()} != {n: t.shape for n, t in here.items()}:
         raise Refused(component, path, "its replacement comes out differently for an averaged copy")
     if {id(t) for t in there.values()} & {id(t) for t in here.values()}:
@@ -127,14 +135,14 @@ def _made(path: str, make: Callable[[nn.Module], nn.Module], old: nn.Module, com
 
 
 def _like(old: nn.Module, model: nn.Module) -> Tensor | None:
-    tensors = (*old.parameters(), *old.buffers(), *model.parameters())
+    tensors = (*parameters_in(old), *buffers_in(old), *parameters_in(model))
     return next((t for t in tensors if t.is_floating_point()), None)
 
 
 def _match(
     new: nn.Module, training: bool, old_modules: set[nn.Module], old_tensors: set[int], like: Tensor | None
 ) -> None:
-    for module in new.modules():
+    for module in modules_in(new):
         if module in old_modules:
             continue
         module.training = training
@@ -151,8 +159,8 @@ def _cast(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _swap(model: nn.Module, old: nn.Module, new: nn.Module, undo: UndoLog) -> None:
-    inside = set(new.modules())
-    for parent in list(model.modules()):
+    inside = set(modules_in(new))
+    for parent in list(modules_in(model)):
         table = children_of(parent)
         for key, child in list(table.items()):
             if child is old and parent not in inside:
@@ -162,11 +170,11 @@ def _swap(model: nn.Module, old: nn.Module, new: nn.Module, undo: UndoLog) -> No
 
 def _follow(path: str, old: dict[str, nn.Parameter], new: nn.Module, network: EditTargets, undo: UndoLog) -> None:
     holders = network.holders
-    home = holders.first(old.values()) or holders.first(network.model.parameters())
-    for name, parameter in new.named_parameters():
+    home = holders.first(old.values()) or holders.first(parameters_in(network.model))
+    for name, parameter in named_parameters_in(new):
         if parameter.requires_grad and not holders.of(parameter) and home is not None:
             undo.push(join(home, parameter, f"{path}.{name}"))
-    alive = {id(p) for p in network.model.parameters()}
+    alive = {id(p) for p in parameters_in(network.model)}
     for name, parameter in old.items():
         if id(parameter) not in alive:
             for holder in holders.of(parameter):

@@ -14,6 +14,7 @@ from homeostat.shell.edits.averaged_copies import Averaged, tensor_named
 from homeostat.shell.edits.element_steps import ElementSteps
 from homeostat.shell.edits.optimizer_state import Holders, moments
 from homeostat.shell.edits.undo_log import UndoLog
+from homeostat.shell.hooks.module_tree import named_buffers_in, named_parameters_in
 from homeostat.shell.hooks.torch_internals import is_wrapper_tensor
 
 
@@ -50,7 +51,9 @@ class EditTargets:
             return self._found[name]
         found = tensor_named(self.model, name)
         if not isinstance(found, nn.Parameter):
-            raise UnknownName("parameter", name, (n for n, _ in self.model.named_parameters(remove_duplicate=False)))
+            raise UnknownName(
+                "parameter", name, (n for n, _ in named_parameters_in(self.model, remove_duplicate=False))
+            )
         self.check_plain(name, found)
         if not found.requires_grad:
             raise Refused(self.component, name, "it is frozen (requires_grad is False)")
@@ -71,7 +74,7 @@ class EditTargets:
         """A buffer by name; raises UnknownName or Refused as `parameter`."""
         found = tensor_named(self.model, name)
         if found is None or isinstance(found, nn.Parameter):
-            raise UnknownName("buffer", name, (n for n, _ in self.model.named_buffers(remove_duplicate=False)))
+            raise UnknownName("buffer", name, (n for n, _ in named_buffers_in(self.model, remove_duplicate=False)))
         self.check_plain(name, found)
         return found
 

@@ -11,7 +11,7 @@ from homeostat.shell.hooks.graph_values import children
 from homeostat.shell.hooks.layer_order import in_order, parameter_id
 from homeostat.shell.hooks.torch_internals import is_plain, saved
 
-_OPERANDS = ("mat2", "mat1", "weight", "self", "other", "weight0", "weight1")
+_OPERANDS = ("mat2", "mat1", "weight", "self", "other", *(f"weight{n}" for n in range(2)))
 """Names under which nodes keep a weight: products, convolutions, norms, recurrent layers."""
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from homeostat.shell.hooks.module_tree import parameters_in
 from homeostat.shell.hooks.torch_internals import (
     compile_callbacks,
     hook_functions,
@@ -187,7 +188,7 @@ def _replace(owner: Any, name: str, value: Any) -> Callable[[], None]:
 
 
 def _needs_gradients(module: nn.Module, args: tuple[Any, ...]) -> bool:
-    tensors = itertools.chain(module.parameters(), (value for value in args if isinstance(value, Tensor)))
+    tensors = itertools.chain(parameters_in(module), (value for value in args if isinstance(value, Tensor)))
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 

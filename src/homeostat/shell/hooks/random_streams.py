@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.module_tree import modules_in
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -53,7 +54,7 @@ def generators_of(model: nn.Module) -> list[Generator]:
     """The generators that a network's forward pass may use: its attributes, globals of its code, and closed-over
     variables."""
     found: dict[int, Generator] = {}
-    for module in model.modules():
+    for module in modules_in(model):
         forward = vars(module).get("forward", type(module).forward)
         code = getattr(forward, "__func__", forward)
         cells = [cell.cell_contents for cell in getattr(code, "__closure__", None) or () if _filled(cell)]

@@ -100,17 +100,17 @@ _STRIDED, _NO_DISPATCH = torch.strided, getattr(Tensor, "__torch_dispatch__", No
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The table of a module's children, to look up or replace one without `getattr`."""
-    return module._modules
+    return object.__getattribute__(module, "_modules")  # not by a `__getattribute__` of the script
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """The table of a module's own parameters."""
-    return module._parameters
+    return object.__getattribute__(module, "_parameters")
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """The table of a module's own buffers."""
-    return module._buffers
+    return object.__getattribute__(module, "_buffers")
 
 
 def owner_table(module: nn.Module, leaf: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from homeostat.shell.hooks.module_tree import modules_in, parameters_in
 from homeostat.shell.hooks.torch_internals import LOSS_MODULE, WRAPPED, children_of, own_parameters
 from homeostat.shell.hooks.wrappers import live, unwrap
 
@@ -153,7 +154,7 @@ class _Family:
             for owner in self.owners[parameter]:
                 self._climb(owner, above)
         trainable = {key: _trainable(module) for key, module in above.items()}
-        whole = [m for key, m in above.items() if owned <= {id(p) for p in m.parameters()}]
+        whole = [m for key, m in above.items() if owned <= {id(p) for p in parameters_in(m)}]
         pure = [m for m in whole if trainable[id(m)] <= owned]
         mixed = [m for m in whole if not trainable[id(m)] <= owned]
         if len(whole) > 1 or mixed:
@@ -201,11 +202,11 @@ class _Family:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(1 for _ in module.modules())
+    return sum(1 for _ in modules_in(module))
 
 
 def _trainable(module: nn.Module) -> set[int]:
-    return {id(p) for p in module.parameters() if p.requires_grad}
+    return {id(p) for p in parameters_in(module) if p.requires_grad}
 
 
 def _make_unique(networks: list[Found]) -> None:

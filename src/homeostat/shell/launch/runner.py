@@ -59,6 +59,8 @@ class Launch:
         self._fail_on: Severity | None = fail_on
         self._session: Session | None = None
         if not _plain(settings.quiet):
+            json_file = json_file and json_file.absolute()  # the script may change its working directory
+            settings = replace(settings, record=settings.record and settings.record.absolute())
             for folder in filter(None, (settings.record, json_file and json_file.parent)):
                 _check_writable(folder)
             self._session = Session(self.program, settings, command or sys.orig_argv, json_file)

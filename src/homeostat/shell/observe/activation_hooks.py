@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from homeostat.shell.hooks.clock import CLOCK
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
+from homeostat.shell.hooks.module_tree import named_modules_in
 from homeostat.shell.hooks.torch_internals import in_backward, is_plain, recorded_elsewhere, unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.compiled import eager_pass, on_call
@@ -99,7 +100,7 @@ class Capture:
         self.installed = wanted
 
     def _place(self, layers: Iterable[str], always: bool = False) -> list[Any]:
-        modules, handles = dict(self._network.model.named_modules()), []
+        modules, handles = dict(named_modules_in(self._network.model)), []
         for layer in layers:
             tap = self.taps[layer]
             if (module := modules.get(tap.module)) is None:

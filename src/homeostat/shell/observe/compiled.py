@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
+from homeostat.shell.hooks.module_tree import modules_in, named_buffers_in, named_parameters_in
 from homeostat.shell.hooks.random_streams import generators_kept, generators_of, streams_kept
 from homeostat.shell.hooks.torch_internals import (
     anything_compiled,
@@ -82,8 +83,8 @@ def find_entrance(model: nn.Module, compiled: bool = False) -> nn.Module | None:
         return model
     kind = compiled_wrapper()
     if outer := wrappers_of(model, kind):
-        return max(outer, key=lambda w: sum(1 for _ in w.modules()))
-    parts = any(isinstance(m, kind) or compiled_call(m) is not None for m in model.modules())
+        return max(outer, key=lambda w: sum(1 for _ in modules_in(w)))
+    parts = any(isinstance(m, kind) or compiled_call(m) is not None for m in modules_in(model))
     return model if parts else None
 
 
@@ -96,8 +97,8 @@ def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], 
     Args:
         gradients: build the autograd graph of this pass, to follow values through it.
     """
-    values = {name: p.detach().requires_grad_(gradients and p.requires_grad) for name, p in model.named_parameters()}
-    values |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    values = {name: p.detach().requires_grad_(gradients and p.requires_grad) for name, p in named_parameters_in(model)}
+    values |= {name: buffer.clone() for name, buffer in named_buffers_in(model)}
     caching = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:

@@ -13,6 +13,7 @@ from homeostat.core.snapshot import layer_of
 from homeostat.diagnosis.facts import FrozenFacts
 from homeostat.shell.hooks.frozen_layers import frozen_between
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
+from homeostat.shell.hooks.module_tree import named_modules_in, named_parameters_in
 from homeostat.shell.hooks.parameter_changes import ParameterChanges, leaves
 from homeostat.shell.hooks.torch_internals import (
     in_backward,
@@ -93,7 +94,7 @@ class FrozenCollector:
         frozen, sizes, total = dict[int, str](), dict[str, int](), 0
         matrices = set[str]()
         for network in self._networks:
-            parameters = dict(network.model.named_parameters())
+            parameters = dict(named_parameters_in(network.model))
             total += sum(p.numel() for p in parameters.values())
             training = {layer_of(name) for name, p in parameters.items() if p.requires_grad}
             for name, p in parameters.items():
@@ -141,7 +142,7 @@ class LayerCalls:
         self._refs, self._guard = list[StorageWeakRef](), guard
         named = {
             name: m
-            for name, m in network.model.named_modules()
+            for name, m in named_modules_in(network.model)
             if any(p is not None for p in own_parameters(m).values())
         }
         self._handles = []
@@ -216,10 +217,11 @@ def cut_in(network: Network, heard: LayerCalls, used: set[int]) -> GraphCut | No
         used: ids of the parameters that the loss depends on.
     """
     owned = {
-        name: [id(p) for p in own_parameters(m).values() if p is not None] for name, m in network.model.named_modules()
+        name: [id(p) for p in own_parameters(m).values() if p is not None]
+        for name, m in named_modules_in(network.model)
     }
     held = {id(p) for p in network.trained().values()}
-    parameters = dict(network.model.named_parameters())
+    parameters = dict(named_parameters_in(network.model))
     without = {id(parameters[name]) for name in network.no_gradient if name in parameters} - used
     before, made = list[CallOfLayer](), set[int]()
     for call in heard.calls:

@@ -23,6 +23,7 @@ from homeostat.diagnosis.loss_facts import (
 )
 from homeostat.shell.hooks.layer_order import layers_after
 from homeostat.shell.hooks.loss_graph import NEAR, LossReading, criteria, read_loss
+from homeostat.shell.hooks.module_tree import modules_in, named_modules_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.torch_internals import BATCH_NORM, DROPOUT, version_of
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
@@ -178,8 +179,8 @@ class LossCollector:
         evaluating = False
         for network in self._networks:
             model = network.model
-            if not model.training and any(map(depends_on_mode, model.modules())):
-                evaluating |= not any(m.training for m in model.modules())
+            if not model.training and any(map(depends_on_mode, modules_in(model))):
+                evaluating |= not any(m.training for m in modules_in(model))
         since = self._eval_mode.since if self._eval_mode.readings or not evaluating else step
         self._eval_mode = EvalModeFacts(self._eval_mode.readings + 1 if evaluating else 0, since)
 
@@ -203,7 +204,7 @@ class LossCollector:
             name: (self._versions.get(name, (version_of(p), 0))[0], version_of(p)) for name, p in found.items()
         }
         if any(n.held_twice() for n in self._networks):
-            inside = {id(p) for n in self._networks for p in n.model.parameters()}
+            inside = {id(p) for n in self._networks for p in parameters_in(n.model)}
             for key in used.keys() - held - inside - {id(p) for p in found.values()}:
                 version = version_of(used[key])
                 shape = f"a parameter of shape {list(used[key].shape)}"
@@ -240,14 +241,14 @@ def _code_of(kind: type) -> list[CodeType]:
 def hidden_parameters(model: nn.Module) -> dict[int, str]:
     """id -> name of the parameters that modules keep in plain lists, tuples or dictionaries, where `parameters()` does
     not find them."""
-    known, found = {id(p) for p in model.parameters()}, {}
-    for prefix, module in model.named_modules():
+    known, found = {id(p) for p in parameters_in(model)}, {}
+    for prefix, module in named_modules_in(model):
         for attribute, value in vars(module).items():
             if attribute.startswith("_") or not isinstance(value, (list, tuple, dict)):
                 continue
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 name = ".".join(filter(None, [prefix, attribute, str(key)]))
-                inside = item.named_parameters() if isinstance(item, nn.Module) else [("", item)]
+                inside = named_parameters_in(item) if isinstance(item, nn.Module) else [("", item)]
                 for inner, parameter in inside:
                     if isinstance(parameter, nn.Parameter) and id(parameter) not in known:
                         found[id(parameter)] = f"{name}.{inner}" if inner else name

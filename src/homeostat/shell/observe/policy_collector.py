@@ -14,6 +14,7 @@ from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.facts import PolicyFacts
 from homeostat.diagnosis.loss_series import DIVERGENCE, ENTROPY, FIT, PREDICTIONS, RETURNS, SCALE, TARGETS
 from homeostat.shell.hooks.graph_values import MOST_NODES, below, walk
+from homeostat.shell.hooks.module_tree import parameters_in
 from homeostat.shell.hooks.policy_graph import PolicyReading, read_policy
 from homeostat.shell.hooks.value_graph import Regression, first_parameter, regressions
 from homeostat.shell.network import Network
@@ -100,7 +101,7 @@ class PolicyCollector:
         return [(step, vital, layer, value) for vital, value in found.items() if not math.isnan(value)]
 
     def _owner(self, parameter: Any) -> Network | None:
-        held = (n for n in self._networks if any(p is parameter for p in n.model.parameters()))
+        held = (n for n in self._networks if any(p is parameter for p in parameters_in(n.model)))
         return None if parameter is None else next(held, None)
 
     def _see_layers(self, loss: Tensor, policy: PolicyReading | None) -> None:

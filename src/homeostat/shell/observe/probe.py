@@ -14,6 +14,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.random import Draw
 from homeostat.core.signals import pass_on
 from homeostat.core.snapshot import Probe
+from homeostat.shell.hooks.module_tree import named_buffers_in, named_parameters_in
 from homeostat.shell.hooks.random_streams import generators_kept, generators_of, streams_kept
 from homeostat.shell.network import Network
 from homeostat.shell.unit_graph.sandbox import copy_without_hooks, silenced
@@ -41,8 +42,8 @@ class Mirror:
         if self._modules != network.kinds():
             self._renew()
         parameters = {n: p.detach().clone() for n, p in network.trained().items()}
-        rest = {n: p.detach() for n, p in network.model.named_parameters() if n not in parameters}
-        rest |= {n: b.detach().clone() for n, b in network.model.named_buffers()}
+        rest = {n: p.detach() for n, p in named_parameters_in(network.model) if n not in parameters}
+        rest |= {n: b.detach().clone() for n, b in named_buffers_in(network.model)}
         rate, kind = network.learning_rate(), type(network.optimizers[0]).__name__
 
         def made(inputs: Tensor, targets: Any) -> Probe:

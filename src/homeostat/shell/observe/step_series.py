@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from homeostat.diagnosis.history import STEP_SERIES
 from homeostat.diagnosis.loss_tasks import LossTasks
 from homeostat.shell.hooks.backward_hooks import Loss, stacked
+from homeostat.shell.hooks.module_tree import parameters_in
 from homeostat.shell.hooks.torch_internals import is_plain
 from homeostat.shell.observe.cadence import Credit
 from homeostat.shell.observe.observer import Row
@@ -109,7 +110,7 @@ class StepSeries:
         began = time.thread_time()
         held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if any(id(p) not in self._own for p in held):
-            inside = {id(p) for p in model.parameters()}
+            inside = {id(p) for p in parameters_in(model)}
             self._own = {id(p): id(p) in inside for p in held}
         parameters = [p for p in held if self._own[id(p)]]
         gradients = [p.grad for p in parameters if p.grad is not None]

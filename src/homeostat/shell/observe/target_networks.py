@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from homeostat.diagnosis.facts import TargetFacts
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
+from homeostat.shell.hooks.module_tree import modules_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.torch_internals import (
+    children_of,
     is_plain,
     own_parameters,
     recorded_elsewhere,
@@ -84,7 +86,10 @@ class TargetNetworks:
         if network.compiled:  # hooks inside are silent
             return []
         held = {id(p) for n in self._networks for o in n.optimizers for g in o.param_groups for p in g["params"]}
-        inside = [("", network.model), *((n, m) for n, m in network.model.named_children() if len(list(m.children())))]
+        inside = [
+            ("", network.model),
+            *((n, m) for n, m in children_of(network.model).items() if m is not None and children_of(m)),
+        ]
         online = {key: (name, m) for name, m in inside if (key := _key(m)) and _holds(m, held)}
         own = {id(m) for _, m in online.values()}
         starts, pairs = self._starts.get(network, {}), list[Pair]()
@@ -92,10 +97,10 @@ class TargetNetworks:
             if id(module) in own or type(module) not in {type(m) for _, m in online.values()}:
                 continue
             match = online.get(_key(module))
-            if match is None or any(id(p) in held for p in module.parameters()):
+            if match is None or any(id(p) in held for p in parameters_in(module)):
                 continue
             name, trained = match
-            before = {key: starts.get(f"{name}.{key}" if name else key) for key, _ in trained.named_parameters()}
+            before = {key: starts.get(f"{name}.{key}" if name else key) for key, _ in named_parameters_in(trained)}
             pairs.append(Pair(name, trained, module, before, network.step, self._guard))
         return pairs
 
@@ -119,7 +124,7 @@ class Pair:
     ) -> None:
         self._name, self._since = name, step
         self._copy = weakref.ref(copy)
-        self._ids = {id(p) for p in online.parameters()}
+        self._ids = {id(p) for p in parameters_in(online)}
         self._then = _samples(copy)
         self._equal = all(
             (value := before.get(key)) is not None and torch.equal(value, now) for key, now in self._then.items()
@@ -152,7 +157,7 @@ class Pair:
             inputs.clear()
         self._looks += 1
         theirs = [one for one in found if id(one.leaf) in self._ids]
-        apart = not any(id(p) in used for p in copy.parameters())
+        apart = not any(id(p) in used for p in parameters_in(copy))
         if theirs and apart and _other_batch(trained, computed):
             self.gave += 1
             self._chosen += any(one.chosen for one in theirs)
@@ -217,18 +222,18 @@ def _alike(trained: Tensor, computed: Tensor) -> bool:
 
 def _key(module: nn.Module) -> tuple[Any, ...]:
     """Class, and names and shapes of the parameters; () without any."""
-    shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
+    shapes = tuple((name, tuple(p.shape)) for name, p in named_parameters_in(module))
     return (type(module), shapes) if shapes else ()
 
 
 def _holds(module: nn.Module, held: set[int]) -> bool:
-    return any(id(p) in held for p in module.parameters())
+    return any(id(p) in held for p in parameters_in(module))
 
 
 def _first_layer(module: nn.Module) -> nn.Module | None:
-    return next((m for m in module.modules() if any(p is not None for p in own_parameters(m).values())), None)
+    return next((m for m in modules_in(module) if any(p is not None for p in own_parameters(m).values())), None)
 
 
 def _samples(module: nn.Module) -> dict[str, Tensor]:
     """The first values of every parameter."""
-    return {n: p.detach().reshape(-1)[:SAMPLE].clone() for n, p in module.named_parameters() if is_plain(p)}
+    return {n: p.detach().reshape(-1)[:SAMPLE].clone() for n, p in named_parameters_in(module) if is_plain(p)}

@@ -13,6 +13,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.snapshot import Probe, Twin
 from homeostat.shell.edits.averaged_copies import misfit
 from homeostat.shell.hooks.backward_hooks import found_overflow
+from homeostat.shell.hooks.module_tree import buffers_in, named_buffers_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network
 from homeostat.vitals.dynamics.twins import mixed
@@ -46,7 +47,7 @@ class TwinReader:
     def note(self, optimizer: Optimizer) -> None:
         """Count a step of another optimizer."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not found_overflow(optimizer) and any(id(p) in held for p in self._other.parameters()):
+        if not found_overflow(optimizer) and any(id(p) in held for p in parameters_in(self._other)):
             self._taken[optimizer] = self._taken.get(optimizer, 0) + 1
 
     def why_not(self) -> str:
@@ -71,7 +72,7 @@ class TwinReader:
 
 def _mismatch(other: nn.Module, model: nn.Module) -> str | None:
     """Why two networks cannot be compared tensor by tensor, or None."""
-    if (why := misfit(other, model, {id(t) for t in (*model.parameters(), *model.buffers())})) is not None:
+    if (why := misfit(other, model, {id(t) for t in (*parameters_in(model), *buffers_in(model))})) is not None:
         return why
     own, its = _tensors(model), _tensors(other)
     if len(own) != len(its):
@@ -83,4 +84,4 @@ def _mismatch(other: nn.Module, model: nn.Module) -> str | None:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {n: t.detach() for n, t in (*model.named_parameters(), *model.named_buffers())}
+    return {n: t.detach() for n, t in (*named_parameters_in(model), *named_buffers_in(model))}

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from homeostat.shell.hooks.clock import CLOCK
+from homeostat.shell.hooks.module_tree import parameters_in
 from homeostat.shell.hooks.torch_internals import unseen
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Capture, CompiledCapture
@@ -180,7 +181,7 @@ class LazyTrace:
         return {group.layer: group.width for group in traced.units}
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> UnitGraph:
-        size = sum(p.numel() for p in self._network.model.parameters())
+        size = sum(p.numel() for p in parameters_in(self._network.model))
         needed = any(c.treatment.needs_units for c in self._treatments.applied)
         if size > LARGEST_TRACED and not needed:
             return UnitGraph(taps=observation_taps(self._network.model))

@@ -21,6 +21,7 @@ from homeostat.core.snapshot import Reading
 from homeostat.core.treatment import Stage, Treatment, View
 from homeostat.shell.edits.apply import apply_edits
 from homeostat.shell.edits.optimizer_state import Holders
+from homeostat.shell.hooks.module_tree import named_buffers_in
 from homeostat.shell.network import Network
 from homeostat.shell.run.applied_treatment import AppliedTreatment
 from homeostat.shell.run.compatibility import OPENED_BY, admit, admit_rank
@@ -216,7 +217,7 @@ class TreatmentRunner:
         return View(
             step=step,
             parameters=self.network.values(),
-            buffers={n: b.detach() for n, b in self.network.model.named_buffers()} if buffered else {},
+            buffers={n: b.detach() for n, b in named_buffers_in(self.network.model)} if buffered else {},
             gradients=self.network.gradients(_scale(optimizer), optimizer) if Reading.GRADIENTS in reads else {},
             before=self._before if Reading.UPDATES in reads else {},
             initial=traced.initial,

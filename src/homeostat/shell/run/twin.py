@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from homeostat.core.errors import BadInput, BadSetting, UnknownName
 from homeostat.core.random import Draw
+from homeostat.shell.hooks.module_tree import named_parameters_in, parameters_in
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
 
@@ -95,7 +96,7 @@ def twin(
     memo: dict[int, Any] = {}
     clone = copy.deepcopy(inner, memo)
     optimizers = [_copied(each, memo) for each in several]
-    for own, other in zip(inner.parameters(), clone.parameters(), strict=True):
+    for own, other in zip(parameters_in(inner), parameters_in(clone), strict=True):
         other.grad = None if own.grad is None else own.grad.detach().clone()
     _move(clone, {name: sigma * part for name, part in step.items()})
     return clone, optimizers[0] if isinstance(optimizer, Optimizer) else optimizers
@@ -148,7 +149,7 @@ def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
 
 @torch.no_grad()
 def _move(model: nn.Module, step: Mapping[str, Tensor]) -> None:
-    parameters, moved = dict(model.named_parameters()), not step
+    parameters, moved = dict(named_parameters_in(model)), not step
     for name, part in step.items():
         before = parameters[name].clone()
         parameters[name].add_(part.to(before))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from homeostat.shell.hooks.module_tree import named_modules_in
 from homeostat.shell.unit_graph.groups import Pairing
 from homeostat.shell.unit_graph.module_roles import tensors_in
 from homeostat.shell.unit_graph.pinned_model import Palette, PinnedCopy, Spot
@@ -133,7 +134,7 @@ def observation_taps(model: nn.Module) -> dict[str, Tap]:
     """
     return {
         path: Tap(path, "output", -1, None, ACTIVATIONS[type(module)])
-        for path, module in model.named_modules()
+        for path, module in named_modules_in(model)
         if type(module) in ACTIVATIONS
     }
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS, Side
+from homeostat.shell.hooks.module_tree import named_modules_in
 from homeostat.shell.hooks.torch_internals import DROPOUT, is_plain, own_parameters, recorded_elsewhere, unseen
 from homeostat.shell.unit_graph.activation_points import ACTIVATIONS, MAX_ROWS, Tap, match_function, positions
 from homeostat.shell.unit_graph.autograd_flow import Key, Place, between, graph_users, passed, squeezed, unit_owner
@@ -79,7 +80,7 @@ class FirstPass:
         self.hidden = False
         self._values: dict[int, tuple[weakref.ref[Tensor], Key]] = {}
         self._handles: list[Any] = []
-        for path, module in model.named_modules():
+        for path, module in named_modules_in(model):
             for side in get_args(Side):
                 self._handles.append(MODULE_HOOKS.place(module, side, _Hook(self, path, side)))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.units import Axis, UnitGroup
+from homeostat.shell.hooks.module_tree import named_buffers_in
 from homeostat.shell.unit_graph.dependencies import NOBODY, Flow, read_at
 from homeostat.shell.unit_graph.fused_units import guesses
 from homeostat.shell.unit_graph.module_roles import Part, Role
@@ -226,7 +227,7 @@ class _Draft:
         parts = self.pins.parts
         if norm.mixes:
             self.mixers.append(norm.label)
-        buffers = dict(self.pins.model.named_buffers())
+        buffers = dict(named_buffers_in(self.pins.model))
         for name in norm.own:
             value = parts.parameters.get(name)
             if value is None:

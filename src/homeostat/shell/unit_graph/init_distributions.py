@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.treatment import Fresh
-from homeostat.shell.hooks.torch_internals import TRANSPOSED_CONV, is_plain
+from homeostat.shell.hooks.module_tree import named_modules_in, named_parameters_in
+from homeostat.shell.hooks.torch_internals import TRANSPOSED_CONV, is_plain, own_parameters
 from homeostat.shell.unit_graph.module_roles import Role, role_of
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,21 +29,24 @@ def fresh_distributions(model: nn.Module) -> dict[str, Fresh]:
     with the standard deviation found. Call it before training starts.
     """
     found: dict[str, Fresh] = {}
-    for path, module in model.named_modules():
+    for path, module in named_modules_in(model):
         default = _defaults(module)
-        for key, parameter in module.named_parameters(recurse=False):
+        for key, parameter in own_parameters(module).items():
+            if parameter is None:
+                continue
             name = f"{path}.{key}" if path else key
             found[name] = _checked(parameter.detach(), default(key))
-    return {name: found[name] for name, _ in model.named_parameters()}
+    return {name: found[name] for name, _ in named_parameters_in(model)}
 
 
 def norm_parameters(model: nn.Module) -> frozenset[str]:
     """Names of the parameters that belong to normalisation layers, torch's and look-alikes (`LlamaRMSNorm`)."""
     return frozenset(
         f"{path}.{key}" if path else key
-        for path, module in model.named_modules()
+        for path, module in named_modules_in(model)
         if role_of(module) is Role.NORM
-        for key, _ in module.named_parameters(recurse=False)
+        for key, own in own_parameters(module).items()
+        if own is not None
     )
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from homeostat.shell.hooks.module_tree import named_parameters_in
 from homeostat.shell.hooks.torch_internals import (
     BATCH_NORM,
     buffers_of,
@@ -202,7 +203,7 @@ def _used(part: Part) -> set[str]:
 
 def module_roles(model: nn.Module) -> ModuleRoles:
     """Assign a role to each module of a network. Children of opaque modules and of layers are not visited."""
-    found = ModuleRoles({}, dict(model.named_parameters(remove_duplicate=False)))
+    found = ModuleRoles({}, dict(named_parameters_in(model, remove_duplicate=False)))
     _visit("", model, found, {})
     return found
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.random import Draw
+from homeostat.shell.hooks.module_tree import named_modules_in, named_parameters_in, parameters_in
 from homeostat.shell.hooks.random_streams import reseed
 from homeostat.shell.hooks.torch_internals import own_parameters, without_torch_functions
 from homeostat.shell.unit_graph.attention import attend
@@ -96,7 +97,7 @@ class PinnedCopy:
         self.model, self.training = private_copy(model, training), training
         self.args, self.kwargs = args, kwargs
         self.parts: ModuleRoles = module_roles(self.model)
-        self.modules = dict(self.model.named_modules())
+        self.modules = dict(named_modules_in(self.model))
         self.calls: dict[str, int] = {}
         self.passing: dict[tuple[str, Side], Tensor] = {}
         self.sources: dict[str, tuple[int, int]] = {}
@@ -124,7 +125,7 @@ class PinnedCopy:
         return {
             part.path
             for part in self.parts.of(*SOURCES)
-            if part.path not in self.calls and any(p.requires_grad for p in part.module.parameters())
+            if part.path not in self.calls and any(p.requires_grad for p in parameters_in(part.module))
         }
 
     @property
@@ -186,7 +187,7 @@ class PinnedCopy:
 
     def _scatter_parameters(self) -> None:
         """Draw all parameters again, because zero or identity initial values would hide a dependence."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named_parameters_in(self.model):
             if parameter.is_floating_point():
                 fan_in = max(parameter[0].numel() if parameter.ndim > 1 else 1, 1)
                 parameter.data.copy_((0.5 + Draw(0).uniform(name, parameter)) / fan_in)

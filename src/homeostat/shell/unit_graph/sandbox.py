@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils.rnn import PackedSequence
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.module_tree import modules_in, parameters_in
 from homeostat.shell.hooks.random_streams import generators_kept, generators_of, streams_kept
 from homeostat.shell.hooks.torch_internals import DROPOUT, dynamo_loaded, hook_tables, tree_map
 
@@ -87,7 +88,7 @@ class _Guard:
     """A global pre-hook that stops the tracing thread, and only it, from calling the original modules."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.originals = {id(module) for module in model.modules()}
+        self.originals = {id(module) for module in modules_in(model)}
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if tracing() and id(module) in self.originals:
@@ -121,8 +122,8 @@ def copy_without_hooks(model: nn.Module, share: bool = False) -> nn.Module:
     Args:
         share: the copy uses the parameters themselves, not copies of them.
     """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
-    for module in model.modules():
+    memo: dict[int, Any] = {id(p): p for p in parameters_in(model)} if share else {}
+    for module in modules_in(model):
         for value in vars(module).values():
             # old-style weight_norm keeps a computed weight, which cannot be deep-copied
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -142,10 +143,10 @@ def private_copy(model: nn.Module, training: bool = False) -> nn.Module:
     except Exception as error:
         pass_on(error)
         raise Untraceable(f"the network cannot be deep-copied ({type(error).__name__}: {error})") from error
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in twin.parameters()):
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in parameters_in(twin)):
         twin = twin.float()
     twin.train(training)
-    for module in twin.modules():
+    for module in modules_in(twin):
         if isinstance(module, DROPOUT):
             module.eval()
     return twin

@@ -19,6 +19,7 @@ from torch import nn
 
 from homeostat.core.signals import pass_on
 from homeostat.core.units import UnitGroup
+from homeostat.shell.hooks.module_tree import named_modules_in
 from homeostat.shell.hooks.torch_internals import own_parameters
 from homeostat.shell.unit_graph.activation_points import Tap, find_taps, observation_taps
 from homeostat.shell.unit_graph.dependencies import bits_of, follow
@@ -105,7 +106,7 @@ def _nothing(model: nn.Module, why: str) -> UnitGraph:
         layers = [part.path for part in module_roles(model).of(*_LAYERS)]
     except Exception as error:
         pass_on(error)
-        layers = [name for name, module in model.named_modules() if own_parameters(module)]
+        layers = [name for name, module in named_modules_in(model) if own_parameters(module)]
     return UnitGraph(refused={layer: why for layer in layers})
 
 

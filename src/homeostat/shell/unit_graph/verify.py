@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from homeostat.core.random import Draw
 from homeostat.core.units import Axis, UnitGroup
+from homeostat.shell.hooks.module_tree import named_parameters_in
 from homeostat.shell.hooks.random_streams import reseed
 from homeostat.shell.unit_graph.dependencies import Flow, bits_of, changes, differs, read_at
 from homeostat.shell.unit_graph.functional_calls import Call, Calls, NormCall
@@ -196,7 +197,7 @@ class _Trial:
         for part in module_roles(self.model).of(Role.NORM):
             if part.mixes:
                 part.module.forward = lambda *args, **kwargs: tensors_in((args, kwargs))[0]
-        self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = dict(named_parameters_in(self.model))
 
     def holds(self, groups: Sequence[UnitGroup]) -> bool:
         saved = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}

@@ -180,14 +180,21 @@ def _recurrent(module: Any) -> Layout:
     ways = [""] + (["_reverse"] if module.bidirectional else [])
     tall, inputs = {"LSTM": 4, "GRU": 3}.get(module.mode, 1) * module.hidden_size, module.input_size
     biased = bool(module.bias)
-    columns = tuple(Block(f"weight_ih_l0{way}", 1, 0, inputs, inputs) for way in ways)
-    biases = tuple(f"bias_ih_l0{way}" if biased else None for way in ways)
+    columns = tuple(Block(_of_first_layer("weight_ih", way), 1, 0, inputs, inputs) for way in ways)
+    biases = tuple(_of_first_layer("bias_ih", way) if biased else None for way in ways)
     if module.num_layers > 1 or module.bidirectional or module.proj_size:
         kind = type(module).__name__
         odd = f"{kind} with several layers, two directions or a projection: only a plain one-layer {kind} can be edited"
         return Layout(1, -1, (), columns, biases, no_rows=odd)
-    keys = ["weight_ih_l0", "weight_hh_l0"] + (["bias_ih_l0", "bias_hh_l0"] if biased else [])
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if biased else 2]
+    keys = [_of_first_layer(name) for name in names]
     rows = tuple(Block(key, 0, 0, tall, tall) for key in keys)
     hidden = module.hidden_size
-    inner = (Block("weight_hh_l0", 1, 0, hidden, hidden),)
-    return Layout(hidden, -1, rows, columns, biases, inner, ("bias_hh_l0" if biased else None,))
+    inner = (Block(keys[1], 1, 0, hidden, hidden),)
+    return Layout(hidden, -1, rows, columns, biases, inner, (keys[3] if biased else None,))
+
+
+def _of_first_layer(name: str, way: str = "") -> str:
+    """The parameter's name. Not written out: Python keeps one copy of a written name, and the script's pickles show
+    which of their strings are one."""
+    return f"{name}_l{0}{way}"

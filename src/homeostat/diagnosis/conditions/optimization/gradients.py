@@ -29,7 +29,7 @@ FEWEST = 6
 
 
 def _vanishing(t: float, ill: float) -> list[Point]:
-    return [("gradient-norm", "fc1", 0.5 * math.exp(-2 * t) * 10 ** (-12 * ill))]
+    return [("gradient-norm", "fc.1", 0.5 * math.exp(-2 * t) * 10 ** (-12 * ill))]
 
 
 def _exploding(t: float, ill: float) -> list[Point]:

@@ -17,7 +17,7 @@ from homeostat.diagnosis.thresholds import limit
 
 
 def _not_finite(t: float, ill: float) -> list[Point]:
-    return [("non-finite", "fc1", float(round(100 * ill)) if t > 0.7 else 0.0)]
+    return [("non-finite", "fc.1", float(round(100 * ill)) if t > 0.7 else 0.0)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def peak(values: Array) -> float:
 
 
 def _losing_rank(t: float, ill: float) -> list[Point]:
-    return [("effective-rank", "fc1", 9.0 ** (1 - ill * min(1.0, 2 * t)))]
+    return [("effective-rank", "fc.1", 9.0 ** (1 - ill * min(1.0, 2 * t)))]
 
 
 @dataclass(frozen=True, kw_only=True)

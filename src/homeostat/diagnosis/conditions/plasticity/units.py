@@ -36,7 +36,7 @@ def _share_sign(layer: str, values: Array, limits: Limits, word: str) -> Sign | 
 
 
 def _rising(vital: str) -> ExampleHistory:
-    return lambda t, ill: [(vital, "fc1", 0.06 + 0.92 * ill * min(1.0, 2 * t))]
+    return lambda t, ill: [(vital, "fc.1", 0.06 + 0.92 * ill * min(1.0, 2 * t))]
 
 
 @dataclass(frozen=True, kw_only=True)

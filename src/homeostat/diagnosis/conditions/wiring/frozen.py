@@ -46,12 +46,12 @@ class FrozenByAccident(Condition):
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "a layer that needs no gradient": Facts(
-            steps=500, frozen=FrozenFacts(readings=8, inside={"fc2": 1056}, matrices=("fc2",), share=0.2)
+            steps=500, frozen=FrozenFacts(readings=8, inside={"fc.2": 1056}, matrices=("fc.2",), share=0.2)
         ),
         "a cut behind a layer": Facts(
             steps=500,
             no_gradient=("fc1.weight", "fc1.bias"),
-            frozen=FrozenFacts(readings=8, cut=("fc1",), cut_before="fc2", cut_how="detach"),
+            frozen=FrozenFacts(readings=8, cut=("fc.1",), cut_before="fc.2", cut_how="detach"),
         ),
     }
     persistence: int = 1
