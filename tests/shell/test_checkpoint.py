@@ -44,7 +44,7 @@ def attempt(path, model=None, optimizer=torch.optim.Adam, **changes):
     kept = {"extra": {"scheduler": scheduler}} | options.pop("checkpoint", {})
     before = copy.deepcopy([model.state_dict(), built.state_dict(), scheduler.state_dict(), str(model)])
     streams = torch.get_rng_state()
-    listeners = list(STEP_HOOKS._listeners)
+    listeners = STEP_HOOKS._listeners
     try:
         homeostat.attach(model, built, checkpoint=CheckpointOptions(resume=path, **kept), **options).detach()
     finally:
