@@ -264,7 +264,7 @@ def test_a_rate_that_is_back_where_it_began_after_a_spike_has_not_been_spent() -
 @pytest.mark.parametrize("decay", [1.0, 1e-3])
 def test_a_decay_that_a_schedule_has_ended_is_named(decay: float) -> None:
     model = net()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=8 * decay)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=16 * decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 240)
     loss = lambda s: F.cross_entropy(model(points(64, s)[0]), torch.randint(0, CLASSES, (64,)))  # noqa: E731
     run = train(model, optimizer, loss, steps=240, after=lambda s: schedule.step())
