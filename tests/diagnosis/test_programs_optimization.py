@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -74,9 +75,16 @@ def made(network: str, optimizer: str, rate: float):
     return model, getattr(torch.optim, optimizer)(model.parameters(), rate)
 
 
+def pairs():
+    """Every network with every optimizer; in the fast suite both optimizers on one network, one on each other."""
+    fast = {("relu", "SGD"), ("relu", "Adam"), ("tanh", "Adam"), ("convolutions", "SGD"), ("recurrent", "SGD")}
+    fast.add(("attention", "Adam"))
+    for pair in itertools.product(NETWORKS, RATES):
+        yield pytest.param(*pair, marks=() if pair in fast else pytest.mark.slow)
+
+
 @pytest.mark.parametrize(("size", "right"), [(0, ["learning-rate-too-high"]), (1, []), (2, ["learning-rate-too-low"])])
-@pytest.mark.parametrize("optimizer", RATES)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "optimizer"), list(pairs()))
 def test_rates_are_too_high_usual_and_too_low(network: str, optimizer: str, size: int, right: list[str]) -> None:
     assert train(*made(network, optimizer, RATES[optimizer][size]))[:1] == right
 
