@@ -135,7 +135,11 @@ class WeightDecayDominates(Condition):
     ) -> dict[str, Sign]:
         known = facts.loss.known_guesses()
         norms = {layer: history.series("weight-norm", layer)[1] for layer in history.layers("weight-norm")}
-        left = {k: float(v[-1] / v[0]) for k, v in norms.items() if v.size >= 4 and v[0] > 0 and not is_network(k)}
+        left = {
+            k: float(v[-1] / v[0])
+            for k, v in norms.items()
+            if v.size >= 4 and 0 < v[0] < math.inf and not is_network(k)
+        }
         gone = {layer: part for layer, part in left.items() if part <= 0.1 * self.shrunk / 0.3}
         stands = [k for k, (_, v) in losses.items() if v.size >= 8 and median(v[-5:]) >= 0.95 * min(known, default=0)]
         if not known or not stands or 2 * len(gone) < len(left) or not gone:
