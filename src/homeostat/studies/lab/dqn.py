@@ -52,9 +52,8 @@ class QSettings:
 
 def q_network(observation: tuple[int, ...], actions: int) -> nn.Module:
     """Two hidden layers of 120 and 84 units, as in CleanRL."""
-    return nn.Sequential(
-        nn.Linear(observation[0], 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, actions)
-    )
+    hidden = (nn.Linear(observation[0], 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
+    return nn.Sequential(*hidden, nn.Linear(84, actions))
 
 
 @dataclass
@@ -76,12 +75,14 @@ class Episodes:
 
 
 class ReplayMemory:
-    """The last `capacity` transitions of R replicas, and batches from each replica's own stream."""
+    """The last transitions of R replicas, and batches from each one's stream; `action` is the shape of an action."""
 
-    def __init__(self, capacity: int, shape: tuple[int, ...], seeds: Sequence[int], batch: int) -> None:
+    def __init__(
+        self, capacity: int, shape: tuple[int, ...], seeds: Sequence[int], batch: int, action: tuple[int, ...] = ()
+    ) -> None:
         lead = (len(seeds), capacity)
         self.before, self.after = torch.zeros(*lead, *shape), torch.zeros(*lead, *shape)
-        self.action = torch.zeros(lead, dtype=torch.int64)
+        self.action = torch.zeros(*lead, *action, dtype=torch.float32 if action else torch.int64)
         self.reward, self.ended = torch.zeros(lead), torch.zeros(lead)
         self.size = self._at = 0
         self._capacity, self._pool = capacity, UniformPool(seeds, batch)
@@ -113,8 +114,7 @@ def train_dqn(
 
     Returns: the trained agents and their episodes.
 
-    Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning", Nature 518; with `double`
-    van Hasselt, Guez and Silver (2016), arXiv:1509.06461.
+    Source: Mnih et al. (2015), Nature 518; with `double` van Hasselt, Guez and Silver (2016), arXiv:1509.06461.
     """
     s = settings or QSettings(q_network)
     make = partial(s.network, rules.observation, rules.actions)
