@@ -44,6 +44,11 @@ def _less_excess(arm: str) -> Callable[[Mapping[str, Measures]], float]:
     return effect
 
 
+def _over_systems(effect: Callable[..., Callable[[Mapping[str, Measures]], float]], *which: str):
+    """The mean of an effect over the two systems that are judged."""
+    return lambda arms: sum(effect(arm, *which)(arms) for arm in _JUDGED) / len(_JUDGED)
+
+
 def _expected(arm: str, says: str) -> tuple[Expectation, ...]:
     rate = "false alarms on chance collapses above the nominal 5%"
     return (
@@ -94,15 +99,27 @@ class EwsProsecutorStudy(Study):
     )
     arms: ClassVar[Mapping[str, str]] = {name: system.says for name, system in SYSTEMS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = primary(
-        tuple(e for arm, says in _JUDGED.items() for e in _expected(arm, says)),
-        "Allee: variance, false alarms",
-        "Allee: the fitted model gives fewer",
+        (
+            Expectation(
+                "both systems, mean: variance, false alarms on chance collapses above the nominal 5%",
+                _over_systems(_false_alarms, "variance"),
+                NOMINAL,
+            ),
+            Expectation(
+                "both systems, mean: the fitted model gives fewer than the worse of the two",
+                _over_systems(_less_excess),
+            ),
+            *(e for arm, says in _JUDGED.items() for e in _expected(arm, says)),
+        ),
+        "both systems, mean: variance",
+        "both systems, mean: the fitted model",
         margin=0.01,
     )
     because: ClassVar[str] = (
         "The claim has two sentences: selection raises false alarms of rising variance, and a fitted model gives "
-        "fewer. The Allee model is the paper's first system."
+        "fewer. It is about both systems of the paper, so neither is left out."
     )
+    first_seed: ClassVar[int] = 200
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"runs": 20, "share": 0.02},
         "paper": {"runs": 1000, "share": 1.0},
