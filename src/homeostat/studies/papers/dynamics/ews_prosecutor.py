@@ -94,7 +94,7 @@ class EwsProsecutorStudy(Study):
         "model detects rising learning rates best (AUC 0.78). These figures are of seeds 0 to 4. Seeds 100 to 109 were "
         "judged with the Allee model alone as the primary system, chosen when the earlier results were known; the "
         "claim held. It held because the fitted model detects nothing there, so the primary expectations were changed "
-        "to both systems, and new seeds were run. That it would not hold could be foreseen."
+        "to both systems, and seeds from 200 on were run. The outcome could be foreseen."
     )
     tuning: ClassVar[str] = (
         "harvest and length of the Allee runs, length of May's, learning rate and threshold of the training arm (for "
