@@ -142,9 +142,14 @@ class EarlierBatches:
             self._due = False
             with self._guard("evaluating earlier batches"):
                 self._evaluate(step)
-            if self._look_at_items and (newest := self._newest) is not None:
+            if self._look_at_items and (newest := self._newest) is not None and self._affordable():
+                began = time.thread_time()
                 with self._guard("the items of a batch"):
                     self.items.look(self._network.model, newest.args, newest.kwargs, newest.along, newest.rule.scores)
+                seconds = time.thread_time() - began
+                self._seconds += seconds
+                if self._credit.lasts:
+                    self._credit.pay(seconds)
         following = self._next_reading()
         if following <= step + 1:
             self._listen()

@@ -44,7 +44,7 @@ class ResumedWithoutOptimizerState(Condition):
     """
 
     cite = TRAINCHECK
-    reads = ("loss", "step-loss")
+    reads = ("step-loss", "loss")
     explains = SYMPTOMS
     explanation = (
         "The weights were loaded and the optimizer was not: its moments, its step count and its learning rate begin "
