@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -28,11 +27,10 @@ from homeostat.shell.checkpoint.training_state import check_extra
 from homeostat.shell.ddp.process_group import own_folder, rank
 from homeostat.shell.edits.averaged_copies import averaged_copies
 from homeostat.shell.edits.element_steps import ElementSteps
-from homeostat.shell.hooks.module_tree import modules_in
 from homeostat.shell.hooks.random_streams import streams_kept
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
-from homeostat.shell.observe.evaluation_collector import losses_near
+from homeostat.shell.observe.evaluation_collector import live_losses
 from homeostat.shell.options import CheckpointOptions, MeasureOptions, TreatOptions
 from homeostat.shell.run import atexit
 from homeostat.shell.run.failures import warn
@@ -127,9 +125,7 @@ def attach(
     checkpoints = CheckpointManager.of(checkpoint)
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
-    here = inspect.currentframe()
-    losses = [*losses_near(here and here.f_back), *modules_in(inner)]
-    return AttachedRun(settings, network, strict, checkpoints, losses)
+    return AttachedRun(settings, network, strict, checkpoints, live_losses())
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:

@@ -6,7 +6,6 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from types import FrameType
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.loss_series import EVALUATION
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS, Handle
-from homeostat.shell.hooks.torch_internals import LOSS_MODULE, children_of, is_plain, recorded_elsewhere, unseen
+from homeostat.shell.hooks.torch_internals import LOSS_MODULE, is_plain, recorded_elsewhere, unseen
+from homeostat.shell.hooks.wrappers import live
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.observer import Row
@@ -24,16 +24,12 @@ MOST = 16
 """Largest number of loss modules that are followed."""
 
 
-def losses_near(frame: FrameType | None) -> list[object]:
-    """What a function may use as its loss modules: its variables, those of its module, and attributes of its `self`.
+def live_losses() -> list[object]:
+    """The loss modules of this process.
 
-    A search through all objects would take a tenth of a second.
+    The variables of the caller would be found faster, but to read them keeps their values alive until it returns.
     """
-    if frame is None:
-        return []
-    me = vars(frame.f_locals["self"]) if hasattr(frame.f_locals.get("self"), "__dict__") else {}
-    children = children_of(frame.f_locals["self"]) if isinstance(frame.f_locals.get("self"), nn.Module) else {}
-    return [*frame.f_locals.values(), *frame.f_globals.values(), *me.values(), *children.values()]
+    return live(LOSS_MODULE)
 
 
 class EvaluationCollector:
