@@ -28,6 +28,7 @@ from homeostat.shell.observe.batch_look import Look, difference, look_at, pooled
 from homeostat.shell.observe.cadence import Credit
 from homeostat.shell.observe.item_influence import ItemInfluence
 from homeostat.shell.unit_graph.first_pass import plain_values
+from homeostat.shell.unit_graph.pure_forward import impurity
 from homeostat.shell.unit_graph.sandbox import copy_without_hooks, map_tensors, quarantine, tracing
 
 KEPT = 12
@@ -129,6 +130,7 @@ class EarlierBatches:
         self._why = "no loss that compares the network's outputs with targets was seen"
         self._read, self._ended = False, False
         self._losses = self._bootstrapped = 0
+        self._impurity: str | None = None
         self.items, self._look_at_items = ItemInfluence(), False
 
     # ---- around the steps that are read
@@ -136,6 +138,9 @@ class EarlierBatches:
     def after_step(self, step: int) -> int | None:
         """Evaluate due batches and prepare the next reading. Return the step at whose end to call this again."""
         if self._ended or self._impossible():
+            self.end()
+            return None
+        if self._due and not self._pure():
             self.end()
             return None
         if self._due:
@@ -172,6 +177,16 @@ class EarlierBatches:
         else:
             return False
         return True
+
+    def _pure(self) -> bool:
+        """Whether a pass of a copy leaves the script's objects alone; its code is read once."""
+        if self._impurity is None:
+            self._impurity = "its code could not be read"
+            with self._guard("the code of the network"):
+                self._impurity = impurity(self._network.model)
+            if self._impurity:
+                self._why, self._read = f"no copy of the network is run: {self._impurity}", False
+        return not self._impurity
 
     def _listen(self) -> None:
         self._calls, self._silent_calls = [], 0
