@@ -30,7 +30,6 @@ from homeostat.shell.edits.element_steps import ElementSteps
 from homeostat.shell.hooks.random_streams import streams_kept
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
-from homeostat.shell.observe.evaluation_collector import live_losses
 from homeostat.shell.options import CheckpointOptions, MeasureOptions, TreatOptions
 from homeostat.shell.run import atexit
 from homeostat.shell.run.failures import warn
@@ -125,7 +124,7 @@ def attach(
     checkpoints = CheckpointManager.of(checkpoint)
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
-    return AttachedRun(settings, network, strict, checkpoints, live_losses())
+    return AttachedRun(settings, network, strict, checkpoints)
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:
@@ -145,7 +144,6 @@ class AttachedRun:
         network: Network,
         strict: bool = False,
         checkpoints: CheckpointManager | None = None,
-        losses: Iterable[object] = (),
     ) -> None:
         self._checkpoints = checkpoints or CheckpointManager()
         undo = self._checkpoints.restore(network, settings.seed)
@@ -154,8 +152,8 @@ class AttachedRun:
         try:
             self._network: NetworkRun = self._run.add(network, in_loop=True)
             self._stages = LoopHooks(self._network.treatments)
-            self._run.losses.evaluations.follow(losses)
             self._run.start()
+            self._run.losses.evaluations.listen()
             self._checkpoints.begin(self._run, warn)
             self._autosave = Autosave(self._run, self._checkpoints, warn)
             self._get_to_know(settings, strict)
