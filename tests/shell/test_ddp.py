@@ -253,7 +253,7 @@ def test_what_is_gathered_is_what_was_given(group):
     assert together_with_nobody.from_first(None, torch.device("cpu")) is None
     assert together_with_nobody.from_first(0.25, torch.device("cpu")) == 0.25
     assert together_with_nobody.share([1, "x"]) == [1, "x"]
-    assert together_with_nobody.meet({"a": 1}) == [{"a": 1}]
+    assert together_with_nobody.exchange({"a": 1}) == [{"a": 1}]
     assert together_with_nobody.equal(3, [torch.tensor([float("nan")])], torch.device("cpu"))
     assert ranks.find_ranks(nn.Linear(2, 2)) is None
 

@@ -28,7 +28,7 @@ def test_the_gradient_of_the_penalty_is_that_of_the_sum_over_tasks():
             for parameter in model.parameters():
                 parameter += 0.3 * torch.randn_like(parameter)
     model.zero_grad()
-    anchors.beside(lambda outputs, targets: outputs.sum() * 0)(torch.zeros(1), torch.zeros(1)).backward()
+    anchors.penalised(lambda outputs, targets: outputs.sum() * 0)(torch.zeros(1), torch.zeros(1)).backward()
     theta = parameters_to_vector(model.parameters()).detach()
     expected = 7.0 * sum((f * (theta - old) for f, old in held), torch.zeros_like(theta))
     got = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

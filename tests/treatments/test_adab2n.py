@@ -203,7 +203,7 @@ def test_the_first_batch_is_balanced_too():
         expected, distance = slow.see(hidden[:, :, None].tolist(), tasks.tolist(), [0.0] * 100, 2)
         assert torch.allclose(out, torch.tensor(expected, dtype=torch.float64)[..., 0], rtol=1e-10)
         loss = criterion(out, y)
-    assert float(loss) == pytest.approx(float(F.cross_entropy(out, y)) + 0.3 * distance, rel=1e-10)
+    assert loss.item() == pytest.approx(F.cross_entropy(out, y).item() + 0.3 * distance, rel=1e-10)
 
 
 def test_prior_and_penalty_change_training_only_where_batches_are_mixed():

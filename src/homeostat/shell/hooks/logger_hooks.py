@@ -208,7 +208,8 @@ def _number(value: Any) -> float | None:
 def _float(value: Any) -> float:
     try:
         return float(value)
-    except OverflowError:
+    except OverflowError as error:
+        pass_on(error)
         return math.inf if value > 0 else -math.inf
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from homeostat.core.signals import pass_on
 from homeostat.shell.hooks.random_streams import generators_of
 from homeostat.shell.hooks.torch_internals import hook_tables
 
@@ -78,6 +79,7 @@ class _Reader:
                 self._method(type(module), "forward")
             self._helpers()
         except _Impure as found:
+            pass_on(found)
             return str(found)
         return ""
 
