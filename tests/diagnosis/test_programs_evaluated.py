@@ -29,6 +29,7 @@ def train(sick: bool, kind=nn.CrossEntropyLoss, mode: str = "eval", steps: int =
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 2))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    global criterion  # `attach` finds loss modules among global variables
     criterion = kind() if kind is nn.CrossEntropyLoss else kind(reduction="sum")
     (x, y), (vx, vy) = data(60 if sick else 4000, 1, 0.2), data(400, 2, 0.2)
     run = homeostat.attach(model, optimizer, every=10) if measured else None
@@ -82,6 +83,7 @@ def test_nothing_of_the_run_changes():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_followed_loss_module_is_copied_pickled_and_scripted_as_without():
+    global criterion
     model, criterion = nn.Linear(4, 2), nn.CrossEntropyLoss(label_smoothing=0.1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     before = pickle.dumps(criterion)

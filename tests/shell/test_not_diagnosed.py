@@ -120,3 +120,15 @@ def test_homeostat_run_says_that_a_script_was_not_diagnosed(part, tmp_path):
     if part != "starting":  # where no record can be made, there is no JSON of it either
         found = json.loads((tmp_path / "run.json").read_text())
         assert not found["diagnosed"] and [one["part"] for one in found["failed"]] == [part]
+
+
+def test_a_lazy_module_that_lives_elsewhere_does_no_harm():
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(1))
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with homeostat.attach(model, optimizer, every=1) as run:
+        for _ in range(4):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(torch.randn(16, 8)), torch.randn(16, 1)).backward()
+            optimizer.step()
+    assert run.to_json()["failed"] == [] and isinstance(lazy[0].weight, nn.parameter.UninitializedParameter)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from homeostat.shell.ddp.process_group import own_folder, rank
 from homeostat.shell.edits.averaged_copies import averaged_copies
 from homeostat.shell.edits.element_steps import ElementSteps
 from homeostat.shell.hooks.random_streams import streams_kept
+from homeostat.shell.hooks.torch_internals import LOSS_MODULE
 from homeostat.shell.hooks.wrappers import unwrap
 from homeostat.shell.network import Network, check_pair
 from homeostat.shell.options import CheckpointOptions, MeasureOptions, TreatOptions
@@ -124,7 +126,17 @@ def attach(
     checkpoints = CheckpointManager.of(checkpoint)
     if checkpoints.resumed is not None:
         checkpoints.resumed.check(settings, network, checkpoints.extra)
-    return AttachedRun(settings, network, strict, checkpoints)
+    return AttachedRun(settings, network, strict, checkpoints, _loss_modules(inspect.currentframe()))
+
+
+def _loss_modules(frame: FrameType | None) -> list[object]:
+    """Loss modules among the globals of the function that calls `attach`.
+
+    Its local variables are not looked at, because that keeps their values alive until it returns.
+    """
+    caller = frame.f_back if frame is not None else None
+    values = list(caller.f_globals.values()) if caller is not None else []
+    return [value for value in values if issubclass(type(value), LOSS_MODULE)]
 
 
 def _listed(optimizer: Any) -> list[Optimizer]:
@@ -144,6 +156,7 @@ class AttachedRun:
         network: Network,
         strict: bool = False,
         checkpoints: CheckpointManager | None = None,
+        losses: Iterable[object] = (),
     ) -> None:
         self._checkpoints = checkpoints or CheckpointManager()
         undo = self._checkpoints.restore(network, settings.seed)
@@ -152,8 +165,8 @@ class AttachedRun:
         try:
             self._network: NetworkRun = self._run.add(network, in_loop=True)
             self._stages = LoopHooks(self._network.treatments)
+            self._run.losses.evaluations.follow(losses)
             self._run.start()
-            self._run.losses.evaluations.listen()
             self._checkpoints.begin(self._run, warn)
             self._autosave = Autosave(self._run, self._checkpoints, warn)
             self._get_to_know(settings, strict)

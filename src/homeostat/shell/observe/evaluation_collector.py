@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.hooks import RemovableHandle
 
 from homeostat.core.vital import NETWORK
 from homeostat.diagnosis.loss_series import EVALUATION
@@ -20,7 +18,6 @@ from homeostat.shell.hooks.torch_internals import LOSS_MODULE, is_plain, recorde
 from homeostat.shell.network import Network
 from homeostat.shell.observe.activation_hooks import Guarding
 from homeostat.shell.observe.observer import Row
-from homeostat.shell.unit_graph.sandbox import tracing
 
 MOST = 16
 """Largest number of loss modules that are followed."""
@@ -48,7 +45,6 @@ class EvaluationCollector:
         self._at, self._sums = -1, dict[int, tuple[Tensor, int]]()
         self._closed = list[tuple[int, list[tuple[Tensor, int]]]]()
         self._opened = 0
-        self._listener: RemovableHandle | None = None
 
     def follow(self, modules: Iterable[object]) -> None:
         """Hook the loss modules among these."""
@@ -58,25 +54,6 @@ class EvaluationCollector:
             if module not in self._followed and len(self._handles) < MOST:
                 self._followed.add(module)
                 self._handles.append(MODULE_HOOKS.place(module, "output", self._hear))
-
-    def listen(self) -> None:
-        """Follow the loss modules that are called until the first step is over.
-
-        A search among all live objects would also find others, but takes a second where there are millions. Not beside
-        compiled networks: a hook on all modules would become part of what is compiled.
-        """
-        if not any(network.compiled for network in self._networks):
-            self._listener = register_module_forward_hook(self._called)
-
-    def _called(self, module: nn.Module, args: Any, output: Any) -> None:
-        if issubclass(type(module), LOSS_MODULE) and not recorded_elsewhere() and not tracing():
-            with self._guard("the loss of evaluations"):
-                self.follow([module])
-
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.remove()
-            self._listener = None
 
     @contextlib.contextmanager
     def during(self, inside: AbstractContextManager[None]) -> Iterator[None]:
@@ -114,8 +91,6 @@ class EvaluationCollector:
 
     def rows(self, ended: bool = False) -> list[Row]:
         """(step, name, network, value) of the passes that are over."""
-        if self._steps() > 0:
-            self._stop_listening()
         if ended or self._at < self._steps():
             self._close()
         closed, self._closed = self._closed, []
@@ -125,7 +100,6 @@ class EvaluationCollector:
 
     def end(self) -> list[Row]:
         """Remove the hooks, and return what is left."""
-        self._stop_listening()
         for handle in self._handles:
             handle.remove()
         self._handles = []

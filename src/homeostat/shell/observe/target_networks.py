@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from homeostat.diagnosis.facts import TargetFacts
 from homeostat.shell.hooks.module_hooks import MODULE_HOOKS
@@ -61,6 +62,7 @@ class TargetNetworks:
     def see(self, owner: Network, found: Sequence[Regression], nodes: Sequence[Any]) -> None:
         """Outputs of a network are compared with numbers in a loss, which has these nodes."""
         if owner not in self._pairs:
+            self._pairs[owner] = []  # also if the search fails, which takes long in a large process
             self._pairs[owner] = self._find(owner)
             return
         used = {id(getattr(node, "variable", None)) for node in nodes}
@@ -221,8 +223,11 @@ def _alike(trained: Tensor, computed: Tensor) -> bool:
 
 
 def _key(module: nn.Module) -> tuple[Any, ...]:
-    """Class, and names and shapes of the parameters; () without any."""
-    shapes = tuple((name, tuple(p.shape)) for name, p in named_parameters_in(module))
+    """Class, and names and shapes of the parameters; () without any, or where a lazy module has no shapes yet."""
+    parameters = list(named_parameters_in(module))
+    if any(isinstance(p, UninitializedParameter) for _, p in parameters):
+        return ()
+    shapes = tuple((name, tuple(p.shape)) for name, p in parameters)
     return (type(module), shapes) if shapes else ()
 
 
