@@ -138,6 +138,12 @@ class History:
         found = self._series.get(vital, {}).get(layer)
         return (int(found.steps[-1]), float(found.values[-1])) if found else None
 
+    def missing_since(self, vital: str, layer: str) -> int:
+        """Number of the newest readings that are missing or infinite, one after another."""
+        found = self._series.get(vital, {}).get(layer)
+        good = np.flatnonzero(np.isfinite(found.values)) if found else _EMPTY
+        return (len(found) - 1 - int(good[-1]) if good.size else len(found)) if found else 0
+
     def clock(self, vitals: Iterable[str]) -> int:
         """Step of the newest reading of any of these vitals, -1 if there is none."""
         return int(max((s.last for v in vitals for s in self._series.get(v, {}).values()), default=-1))

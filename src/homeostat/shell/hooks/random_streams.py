@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -55,7 +56,7 @@ def generators_of(model: nn.Module) -> list[Generator]:
     variables."""
     found: dict[int, Generator] = {}
     for module in modules_in(model):
-        forward = vars(module).get("forward", type(module).forward)
+        forward = vars(module).get("forward", inspect.getattr_static(type(module), "forward"))
         code = getattr(forward, "__func__", forward)
         cells = [cell.cell_contents for cell in getattr(code, "__closure__", None) or () if _filled(cell)]
         for value in (*vars(module).values(), *getattr(code, "__globals__", {}).values(), *cells):

@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Iterable
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -54,10 +54,10 @@ def _of_classes(things: Iterable[Any], kinds: Iterable[type[Any]]) -> list[Any]:
 
 def _reachable() -> Iterable[Any]:
     """The objects nearest to the frames of this thread and to the main script, at most `MOST_REACHED`."""
-    frame, todo = inspect.currentframe(), deque[Any]([getattr(sys.modules.get("__main__"), "__dict__", None)])
-    while frame is not None:
-        todo.append(frame.f_locals)  # a running frame has no referents
-        frame = frame.f_back
+    todo = deque[Any]([getattr(sys.modules.get("__main__"), "__dict__", None)])
+    frame = inspect.currentframe()
+    while (frame := frame.f_back if frame else None) is not None:
+        todo.append(_variables(frame))  # a running frame has no referents
     seen = dict[int, Any]()
     while todo and len(seen) < MOST_REACHED:
         thing = todo.popleft()
@@ -65,6 +65,17 @@ def _reachable() -> Iterable[Any]:
             seen[id(thing)] = thing
             todo.extend(gc.get_referents(thing))
     return seen.values()
+
+
+def _variables(frame: FrameType) -> list[Any]:
+    """The values of the variables of a function or module that runs, without keeping them alive."""
+    names = frame.f_locals
+    values = list(names.values())
+    # Until Python 3.12 a frame keeps this dict, which would keep what the script deletes; `names`, the frame and the
+    # argument of getrefcount hold it, and nobody else does if the script did not ask for `locals()`
+    if type(names) is dict and names is not frame.f_globals and sys.getrefcount(names) <= 3:
+        names.clear()
+    return values
 
 
 def wrappers_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.core.signals import pass_on
+from homeostat.shell.hooks.module_tree import modules_in
 from homeostat.shell.hooks.random_streams import generators_of
 from homeostat.shell.hooks.torch_internals import hook_tables
 
@@ -65,6 +66,7 @@ class _Reader:
     def __init__(self, restored: Iterable[Any]) -> None:
         self._restored = {id(one) for one in restored}
         self._read: set[int] = set()
+        self._inner: set[tuple[int, str, bool]] = set()
         self._changed = False
         self._names: set[str] = set()
         self._classes: dict[type, None] = {}
@@ -72,7 +74,7 @@ class _Reader:
 
     def of_network(self, model: nn.Module) -> str:
         try:
-            for module in nn.Module.modules(model):
+            for module in modules_in(model):
                 hooks = {id(table) for table in hook_tables(module)}  # the copy has none
                 self._attributes({name: value for name, value in vars(module).items() if id(value) not in hooks})
                 self._class(type(module))
@@ -154,7 +156,10 @@ class _Reader:
         elif isinstance(value, ModuleType):
             if not _of_library(value):
                 for inner in self._names & set(vars(value)):
-                    self._value(f"{name}.{inner}", vars(value)[inner], changed)
+                    key = (id(value), inner, changed)
+                    if key not in self._inner:  # a function of a module leads to the module again
+                        self._inner.add(key)
+                        self._value(f"{name}.{inner}", vars(value)[inner], changed)
         elif _is_record(value) and not sets:
             for inner, one in vars(value).items():
                 self._value(f"{name}.{inner}", one, changed)
