@@ -27,7 +27,17 @@ TEXT = {module_name(path): path.read_text("utf-8") for path in SOURCES}
 # Integrations are thin covers over libraries that need not be there; `__main__` would start the program.
 MODULES = [n for n in TEXT if ".integrations." not in n and not n.endswith("__main__")]
 COMPONENTS = [c for kind in kinds() for c in components(kind).values() if c.__module__.startswith("homeostat.")]
-EXTRAS = {"scipy", "sklearn", "plotly", "stable_baselines3", "gymnasium", "pandas", "matplotlib"}
+EXTRAS = {
+    "scipy",
+    "sklearn",
+    "jinja2",
+    "starlette",
+    "uvicorn",
+    "stable_baselines3",
+    "gymnasium",
+    "pandas",
+    "matplotlib",
+}
 
 
 def by_name(component: type) -> str:

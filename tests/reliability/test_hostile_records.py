@@ -42,12 +42,12 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with one good record; pages are written without plotly's four megabytes and from one template."""
+    """A folder with one good record; pages are written without the plotting library and from one template."""
     folder = tmp_path_factory.mktemp("records")
     RunRecord.create(folder, script="good.py").close()
     here, patch = os.getcwd(), pytest.MonkeyPatch()
     template = pages._template()
-    patch.setattr(pages, "_plotly", lambda: "plotly")
+    patch.setattr(pages, "BUNDLE", "page.js")
     patch.setattr(pages, "_template", lambda: template)
     os.chdir(folder)
     yield folder

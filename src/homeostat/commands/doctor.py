@@ -22,7 +22,7 @@ from homeostat.shell.run.settings import Settings
 
 STEPS = 12
 EXTRAS = {
-    "plotly": "the report page (extra: report)",
+    "jinja2": "the report page (extra: report)",
     "scipy": "studies and their intervals (extra: studies)",
     "scikit-learn": "the digits of the demo and the studies (extra: studies)",
     "stable-baselines3": "the reinforcement learning examples (extra: rl)",

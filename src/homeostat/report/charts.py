@@ -11,7 +11,7 @@ from homeostat.diagnosis.history import LOGGED
 from homeostat.record.reader import FindingEvent, Points, RunReader
 from homeostat.report import formatting
 from homeostat.report.descriptions import Meaning
-from homeostat.report.downsampling import binned, decades, points_per_line, thinned, worst_first
+from homeostat.report.downsampling import binned, decades, lines_per_chart, points_per_line, thinned, worst_first
 from homeostat.report.formatting import figure, within
 
 SHOWN = 6
@@ -30,7 +30,9 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequ
     vitals = reader.vitals()
     named = {layer for finding in reader.findings() for layer in finding.layers}
     colours = _colours(vitals)
-    most = points_per_line(sum(len(layers) for layers in vitals.values()))
+    lines = sum(len(layers) for layers in vitals.values())
+    drawn = lines_per_chart(lines, len(vitals))
+    most = points_per_line(min(lines, drawn * len(vitals)))
     charts = []
     for name in sorted(vitals, key=lambda name: first.index(name) if name in first else len(first)):
         layers = vitals[name]
@@ -45,9 +47,9 @@ def vital_charts(reader: RunReader, meanings: Mapping[str, Meaning], first: Sequ
                 "line": meaning.line,
                 "log": log,
                 "decades": decades(layers) if log else 0.0,
-                "lines": [_line(layer, layers[layer], colours[layer], most, log) for layer in order],
-                "summary": [_summary(layer, layers[layer]) for layer in order],
-                "notes": _notes(layers, log, most),
+                "lines": [_line(layer, layers[layer], colours[layer], most, log) for layer in order[:drawn]],
+                "summary": [_summary(layer, layers[layer]) for layer in order[:drawn]],
+                "notes": _notes(layers, log, most, drawn),
                 "reading": _reading(name, order[0], layers[order[0]]) if order else "",
             }
         )
@@ -154,7 +156,7 @@ def _summary(layer: str, points: Points) -> list[str]:
     return [layer, *shown, f"{len(known):,} of {len(points):,}"]
 
 
-def _notes(layers: Mapping[str, Points], log: bool, most: int) -> list[str]:
+def _notes(layers: Mapping[str, Points], log: bool, most: int, drawn: int) -> list[str]:
     values = [v for line in layers.values() for _, v in line]
     counts = {
         "could not be measured (gaps)": sum(v is None for v in values),
@@ -163,6 +165,8 @@ def _notes(layers: Mapping[str, Points], log: bool, most: int) -> list[str]:
     }
     notes = [f"{n:,} of {len(values):,} values {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
     notes = [note.replace("are could", "could").replace("is could", "could") for note in notes]
+    if len(layers) > drawn:
+        notes.append(f"the {drawn:,} worst of {len(layers):,} layers are shown; the record has all of them")
     if any(len(line) > most for line in layers.values()):
         notes.append(f"lines are reduced to {most:,} points; all peaks are kept, and the record has every point")
     return notes

@@ -11,13 +11,20 @@ from homeostat.record.reader import Points
 
 MOST_POINTS = 2000
 FEWEST_POINTS = 60
-PAGE_POINTS = 300_000
-"""Maximum number of points on the page: about 5 MB of text."""
+PAGE_POINTS = 72_000
+"""Maximum number of points on the page: about 1.2 MB of text, as much as its plotting library."""
+MOST_LINES = PAGE_POINTS // FEWEST_POINTS
+"""Maximum number of lines on the page."""
 
 
 def points_per_line(lines: int) -> int:
     """Maximum number of points per line on a page with `lines` lines."""
     return max(FEWEST_POINTS, min(MOST_POINTS, PAGE_POINTS // max(lines, 1)))
+
+
+def lines_per_chart(lines: int, charts: int) -> int:
+    """Maximum number of lines per chart on a page with `lines` lines: all of them, as far as the page holds them."""
+    return lines if lines <= MOST_LINES else max(12, MOST_LINES // max(charts, 1))
 
 
 def thinned(points: Points, most: int) -> Points:

@@ -18,6 +18,10 @@ from homeostat.report import charts, descriptions, formatting
 
 JOURNAL_ROWS = 400
 """Maximum number of journal rows on the page: the first half and the last half."""
+LONGEST_TEXT = 500
+"""Maximum number of characters of one value in the tables of the page."""
+BUNDLE = "plotly-basic.min.js"
+"""The plotting library among the page's assets; see scripts/fetch_plotly.py."""
 
 
 def write_report(reader: RunReader, path: str | Path, title: str | None = None) -> Path:
@@ -29,7 +33,7 @@ def write_report(reader: RunReader, path: str | Path, title: str | None = None) 
         title: title of the page; None uses the name of the script.
 
     Raises:
-        HomeostatError: plotly is not installed.
+        HomeostatError: jinja2 is not installed.
         RecordError: the record cannot be read, or the page cannot be written.
     """
     return write_whole(path, page(reader, title))
@@ -37,14 +41,14 @@ def write_report(reader: RunReader, path: str | Path, title: str | None = None) 
 
 def page(reader: RunReader, title: str | None = None) -> str:
     """HTML of the page; see `write_report`."""
-    plotly, template = _plotly(), _template()
+    template = _template()
     with reader.snapshot():
         content = contents(reader)
     return template.render(
         **content,
         title=title or f"{Path(content['meta'].script).name}: report",
         data=_embedded({"timeline": content["timeline"], "charts": content["charts"], "marks": content["marks"]}),
-        plotly=plotly,
+        plotly=_asset(BUNDLE),
         css=_asset("page.css"),
         js=_asset("page.js"),
     )
@@ -118,7 +122,7 @@ def _command(treatment: str, meta: RunMeta) -> str:
 def _shown(journal: Sequence[JournalEntry]) -> list[tuple[JournalEntry, str]]:
     half = JOURNAL_ROWS // 2
     rows = list(journal) if len(journal) <= JOURNAL_ROWS else [*journal[:half], *journal[-half:]]
-    return [(entry, "" if not entry.detail else _text(entry.detail)) for entry in rows]
+    return [(entry, "" if not entry.detail else _short(_text(entry.detail))) for entry in rows]
 
 
 def _facts(meta: RunMeta, more: dict[str, Any]) -> list[tuple[str, str]]:
@@ -138,7 +142,11 @@ def _facts(meta: RunMeta, more: dict[str, Any]) -> list[tuple[str, str]]:
         **{f"setting: {name}": value for name, value in meta.settings.items()},
         **more,
     }
-    return [(name.replace("_", " "), _text(value)) for name, value in facts.items()]
+    return [(name.replace("_", " "), _short(_text(value))) for name, value in facts.items()]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... (the record has all of it)"
 
 
 def _text(value: Any) -> str:
@@ -170,11 +178,3 @@ def _template():
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = formatting.figure
     return environment.from_string(_asset("page.html.j2"))
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise HomeostatError("the report page needs plotly: pip install 'homeostat[report]'") from error
-    return get_plotlyjs()
