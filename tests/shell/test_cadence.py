@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeostat.shell.observe.cadence import START_UP_STEPS, Cadence, Credit
+from homeostat.shell.observe.cadence import OVERDRAFT_SECONDS, START_UP_STEPS, Cadence, Credit
 from homeostat.vitals import DormantUnits, EffectiveRank, GradientNorm, Sharpness
 
 VITALS = [DormantUnits(), GradientNorm(), EffectiveRank(), Sharpness()]
@@ -83,7 +83,17 @@ def test_a_short_run_is_read_about_sixty_times_in_two_thousand_steps():
 def test_start_up_readings_stay_within_the_credit(cheap, step_seconds):
     credit, price = Credit(1.0), dict(zip(NAMES, (cheap, cheap, 2 * cheap, 1.0), strict=True))
     simulated(Cadence(VITALS, 0.02, credit=credit), price, step_seconds, 0.02, 3000)
-    assert credit.used <= credit.seconds + 4 * cheap
+    assert credit.used <= credit.seconds + 4 * cheap + OVERDRAFT_SECONDS
+
+
+def test_powers_of_two_are_read_where_imports_have_used_the_credit():
+    credit, price = Credit(1.0), dict(zip(NAMES, (2e-3, 2e-3, 5e-3, 0.5), strict=True))
+    credit.take(2.0)
+    cadence = Cadence(VITALS, 0.02, credit=credit)
+    early = [step for step in range(2, 2001) if step % 10 and cadence.due(step)]
+    assert early == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] and cadence.next_due(129, ["dormant-units"]) == 130
+    simulated(cadence, price, 1e-4, 0.02, 3000)
+    assert 0 < credit.overdrawn <= OVERDRAFT_SECONDS
 
 
 def test_networks_share_one_credit_and_what_feeds_controllers_has_no_start_up_readings():

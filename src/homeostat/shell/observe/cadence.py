@@ -19,6 +19,8 @@ _BURST = tuple(2**n for n in range(8))
 SLOWEST = 10**9
 START_UP_STEPS = 2000
 """Last step with start-up readings, which are taken in addition to the budget while the credit lasts."""
+OVERDRAFT_SECONDS = 0.2
+"""For start-up readings at powers of two after the credit is used."""
 
 LOSSES_DENSE = 16
 """Steps at the start whose loss is read, all of them."""
@@ -39,17 +41,24 @@ class Credit:
         used: used seconds.
         last: seconds of the last start-up reading. The credit ends before another one would exceed it.
         clock: seconds of the clock that the paid readings took.
+        overdrawn: seconds of readings that were paid after the credit was used.
     """
 
     seconds: float
     used: float = 0.0
     last: float = 0.0
     clock: float = 0.0
+    overdrawn: float = 0.0
 
     @property
     def lasts(self) -> bool:
         """Whether the credit suffices for another reading."""
         return self.used + self.last < self.seconds
+
+    @property
+    def covers_few(self) -> bool:
+        """Whether a few readings are still paid for, where imports or a busy machine have used the credit."""
+        return self.overdrawn + self.last < OVERDRAFT_SECONDS
 
     def take(self, seconds: float) -> None:
         """Subtract what was used for something else than a reading."""
@@ -62,7 +71,9 @@ class Credit:
             running: the part of these seconds in which this thread was running.
         """
         self.clock += seconds
+        lasted = self.lasts
         self.last = seconds * min(running, 1.0)
+        self.overdrawn += 0.0 if lasted else self.last
         self.used += self.last
 
 
@@ -77,7 +88,8 @@ class Cadence:
 
     A short run ends before the budget pays for a few readings. So a credit pays for start-up readings, if the budget
     sets the cadence: cheap vitals are also due at steps 2, 4, 8, 12, 16, 24, ... (every 2^ceil(log4(step)) steps, 63
-    readings in the first 2,000 steps), moderate ones at the powers of two.
+    readings in the first 2,000 steps), moderate ones at the powers of two. Once the credit is used, as happens soon on a
+    busy machine, cheap vitals are still due at the powers of two, for at most `OVERDRAFT_SECONDS`.
 
     Args:
         vitals: the vitals.
@@ -102,8 +114,9 @@ class Cadence:
         self._hasty = {
             v.name for v in vitals if Reading.TASKS in v.reads and every is None and v.name not in self._fixed
         }
-        self._credit = credit if credit is not None and every is None else Credit(0.0)
-        self._early = {v.name for v in vitals if v.cost != "heavy" and v.name not in self._fixed}
+        self._credit = credit or Credit(0.0)
+        early = vitals if credit is not None and every is None else ()
+        self._early = {v.name for v in early if v.cost != "heavy" and v.name not in self._fixed}
         self._switch: int | None = None
         self._every = dict(_START)
         self._costs: dict[str, deque[float]] = {}
@@ -129,16 +142,20 @@ class Cadence:
 
     def _start_up(self, step: int) -> set[str]:
         """Names of the vitals with a start-up reading at this step. Step 1 does not count, as it is always measured."""
-        if not 1 < step <= START_UP_STEPS or step % start_up_spacing(step) or not self._credit.lasts:
+        if not 1 < step <= START_UP_STEPS or step % start_up_spacing(step):
             return set()
-        return {name for name in self._early if self._tier[name] == "cheap" or step & (step - 1) == 0}
+        cheap = {name for name in self._early if self._tier[name] == "cheap"}
+        doubled = step & (step - 1) == 0
+        if self._credit.lasts:
+            return self._early if doubled else cheap
+        return cheap if doubled and self._credit.covers_few else set()
 
     def _next_start_up(self, step: int, names: set[str]) -> int | None:
         """The first step after `step` with a start-up reading of one of `names`."""
         spacing = start_up_spacing(step + 1)
         at = (step // spacing + 1) * spacing
-        while at <= START_UP_STEPS and (due := self._start_up(at)):
-            if names & due:
+        while at <= START_UP_STEPS:
+            if names & self._start_up(at):
                 return at
             at += start_up_spacing(at + 1)
         return None
