@@ -88,8 +88,8 @@ class Cadence:
 
     A short run ends before the budget pays for a few readings. So a credit pays for start-up readings, if the budget
     sets the cadence: cheap vitals are also due at steps 2, 4, 8, 12, 16, 24, ... (every 2^ceil(log4(step)) steps, 63
-    readings in the first 2,000 steps), moderate ones at the powers of two. Once the credit is used, as happens soon on a
-    busy machine, cheap vitals are still due at the powers of two, for at most `OVERDRAFT_SECONDS`.
+    readings in the first 2,000 steps), moderate ones at the powers of two. Once the credit is used, as happens soon on
+    a busy machine, cheap vitals are still due at the powers of two, for at most `OVERDRAFT_SECONDS`.
 
     Args:
         vitals: the vitals.
