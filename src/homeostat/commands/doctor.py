@@ -24,7 +24,7 @@ STEPS = 12
 EXTRAS = {
     "jinja2": "the report page (extra: report)",
     "scipy": "studies and their intervals (extra: studies)",
-    "scikit-learn": "the digits of the demo and the studies (extra: studies)",
+    "scikit-learn": "the digits of the demo and the studies, and `homeostat find` (extras: studies, find)",
     "stable-baselines3": "the reinforcement learning examples (extra: rl)",
 }
 BLIND_SPOTS = {
