@@ -40,7 +40,8 @@ def runs(record: Folder = DEFAULT, as_json: AsJson = False) -> None:
 @command("homeostat findings last", "homeostat findings 20260101-120000-train --json")
 def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Show the findings of a run, and what usually helps."""
-    from homeostat.record import open_record
+    from homeostat.record import open_record, other_ranks
+    from homeostat.record.json_values import plain
 
     with open_record(run, record) as reader:
         if as_json:
@@ -48,7 +49,8 @@ def findings(run: RunName = "last", record: Folder = DEFAULT, as_json: AsJson = 
             not_measured = [missing._asdict() for missing in reader.not_measured()]
             failed = [part._asdict() for part in reader.failures()]
             seen = {"run": reader.run, "diagnosed": not failed, "failed": failed}
-            return show_json(seen | {"findings": found, "not_measured": not_measured})
+            ranks = [plain(rank.to_json()) for rank in other_ranks(reader)]
+            return show_json(seen | {"findings": found, "not_measured": not_measured, "ranks": ranks})
         from rich.console import Console
 
         from homeostat.report.terminal import print_summary

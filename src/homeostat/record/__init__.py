@@ -3,6 +3,7 @@
 from homeostat.record.export import json_schema, to_json, write_json
 from homeostat.record.files import DEFAULT_FOLDER
 from homeostat.record.lookup import Runs, list_runs, open_record
+from homeostat.record.ranks import OtherRank, RankDifference, other_ranks
 from homeostat.record.reader import Boundary, FindingEvent, NotMeasured, RecordedCadence, RunMeta, RunReader
 from homeostat.record.writer import RunRecord
 
@@ -11,6 +12,8 @@ __all__ = [
     "Boundary",
     "FindingEvent",
     "NotMeasured",
+    "OtherRank",
+    "RankDifference",
     "RecordedCadence",
     "RunMeta",
     "RunReader",
@@ -19,6 +22,7 @@ __all__ = [
     "json_schema",
     "list_runs",
     "open_record",
+    "other_ranks",
     "to_json",
     "write_json",
 ]

@@ -12,6 +12,7 @@ from homeostat.core.atomic_file import reason, write_text
 from homeostat.core.errors import RecordError
 from homeostat.core.signals import pass_on
 from homeostat.record.json_values import plain
+from homeostat.record.ranks import other_ranks
 from homeostat.record.reader import Points, RunReader
 from homeostat.record.schema import RUN_FACTS
 
@@ -47,6 +48,7 @@ def to_json(reader: RunReader) -> dict[str, Any]:
             "boundaries": [b._asdict() for b in reader.boundaries()],
             "cadences": [c._asdict() for c in reader.cadences()],
             "not_measured": [n._asdict() for n in reader.not_measured()],
+            "ranks": [plain(rank.to_json()) for rank in other_ranks(reader)],
             "facts": reader.facts() | {name: plain(getattr(meta, name)) for name in RUN_FACTS},
         }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homeostat.core.finding import SEVERITIES, Finding, JournalEntry, Prescription
+from homeostat.record.ranks import MISSING, OtherRank
 from homeostat.record.reader import Failure, FindingEvent, RunMeta
 
 MARKS = {"critical": "▲", "warning": "◆", "info": "●"}
@@ -22,6 +23,39 @@ STATUS = {
     "interrupted": "was interrupted",
     "unfinished": "not closed: its process no longer exists",
 }
+
+
+def rank_lines(meta: RunMeta, ranks: Sequence[OtherRank]) -> list[str]:
+    """Where the other ranks of a run differ from the first, one line for each rank; one line if none does.
+
+    Args:
+        meta: of the first rank.
+    """
+    said = {one.rank: _apart(meta, one) for one in ranks}
+    lines = [f"Rank {rank}: {'; '.join(words)}" for rank, words in said.items() if words]
+    return lines or ([f"{len(ranks) + 1} ranks, with the same findings on each"] if ranks else [])
+
+
+def _apart(meta: RunMeta, one: OtherRank) -> list[str]:
+    if one.status == MISSING:
+        return ["no record"]
+    words = list[str]()
+    if (one.status, one.steps) != (meta.status, meta.steps):
+        words.append(f"{STATUS.get(one.status, one.status)}, {one.steps:,} steps")
+    for finding in one.findings:
+        if finding.condition in one.only:
+            words.append(f"also {finding.condition} ({finding.severity}){within(finding.layers)}")
+    words += [f"without {name}" for name in one.lacks]
+    return words + [f"{failure.part} failed ({failure.why})" for failure in one.failures]
+
+
+def difference_text(one: OtherRank) -> str:
+    """The vital that differs most from the first rank's, as text; "" if none differs."""
+    if not one.differences:
+        return ""
+    most = one.differences[0]
+    where = f"{most.vital} @ {most.layer}, step {most.step:,}"
+    return f"{where}: {figure(most.here)} (first rank: {figure(most.first)})"
 
 
 def figure(value: Any) -> str:

@@ -13,6 +13,7 @@ from homeostat.core.errors import HomeostatError
 from homeostat.core.finding import Finding, JournalEntry
 from homeostat.record.export import write_whole
 from homeostat.record.json_values import plain
+from homeostat.record.ranks import OtherRank, other_ranks
 from homeostat.record.reader import RecordedCadence, RunMeta, RunReader
 from homeostat.report import charts, descriptions, formatting
 
@@ -75,6 +76,7 @@ def contents(reader: RunReader) -> dict[str, Any]:
         "journal_left_out": max(0, len(journal) - JOURNAL_ROWS),
         "journal_counts": Counter(f"{e.component} {e.action}" for e in journal).most_common(),
         "not_measured": reader.not_measured(),
+        "ranks": [_rank_row(one) for one in other_ranks(reader)],
         "cadences": latest_cadences(reader.cadences()),
         "facts": _facts(meta, reader.facts()),
         "words": formatting,
@@ -113,6 +115,14 @@ def _cards(findings: Sequence[Finding], meta: RunMeta, drawn: set[str]) -> list[
             }
         )
     return cards
+
+
+def _rank_row(one: OtherRank) -> tuple[str, ...]:
+    found = [f"{f.condition} ({f.severity}){formatting.within(f.layers)}" for f in one.findings]
+    found += [f"{failure.part} failed: {failure.why}" for failure in one.failures]
+    status = formatting.STATUS.get(one.status, one.status)
+    findings = "; ".join(found) or ("" if one.run is None else "none")
+    return str(one.rank), one.run or "", status, f"{one.steps:,}", findings, formatting.difference_text(one)
 
 
 def _command(treatment: str, meta: RunMeta) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from homeostat.core.finding import Finding, JournalEntry
+from homeostat.record.ranks import other_ranks
 from homeostat.record.reader import RunMeta, RunReader
 from homeostat.report import formatting
 
@@ -118,6 +119,8 @@ def print_summary(reader: RunReader, console: Console, journal_rows: int = 8) ->
     for event in formatting.gone(reader.finding_events())[-3:]:
         said = f"{event.finding.condition}{formatting.within(event.finding.layers)} was resolved at step {event.step:,}"
         console.print(Text(said, style="dim"))
+    for line in formatting.rank_lines(meta, other_ranks(reader)):
+        console.print(Text(line))
     if journal := reader.journal():
         console.print(Text(f"Journal: {len(journal):,} {'entry' if len(journal) == 1 else 'entries'}"))
         wide = console.width >= NARROW

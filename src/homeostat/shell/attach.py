@@ -20,12 +20,13 @@ from homeostat.core.finding import Finding, JournalEntry
 from homeostat.core.signals import pass_on
 from homeostat.core.treatment import Treatment
 from homeostat.core.vital import Vital
+from homeostat.record.ranks import rank_facts, rank_folder
 from homeostat.record.reader import Points
 from homeostat.shell.checkpoint.autosave import Autosave
 from homeostat.shell.checkpoint.checkpoint import CheckpointDraft, CheckpointManager
 from homeostat.shell.checkpoint.run_state import continue_run
 from homeostat.shell.checkpoint.training_state import check_extra
-from homeostat.shell.ddp.process_group import own_folder, rank
+from homeostat.shell.ddp.process_group import rank, world_size
 from homeostat.shell.edits.averaged_copies import averaged_copies
 from homeostat.shell.edits.element_steps import ElementSteps
 from homeostat.shell.hooks.random_streams import streams_kept
@@ -109,7 +110,7 @@ def attach(
         every=every,
         seed=seed,
         dry_run=treat.dry_run,
-        record=None if record is None else own_folder(Path(record)),
+        record=None if record is None else rank_folder(Path(record), rank()),
         probe=probe,
         twin=measure.twin,
         tasks=measure.tasks,
@@ -161,6 +162,7 @@ class AttachedRun:
         self._checkpoints = checkpoints or CheckpointManager()
         undo = self._checkpoints.restore(network, settings.seed)
         self._record = open_for(settings, self._checkpoints.resumed and self._checkpoints.resumed.run, warn, strict)
+        self._record.set_facts(**rank_facts(rank(), world_size()))
         self._run = Run(settings, self._record, strict)
         try:
             self._network: NetworkRun = self._run.add(network, in_loop=True)

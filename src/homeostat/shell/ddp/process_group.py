@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,7 +168,9 @@ def rank() -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def own_folder(folder: Path) -> Path:
-    """Where this process keeps its record: the folder itself on the first rank, "rank1" and so on in it on others."""
-    number = rank()
-    return folder if number == 0 else folder / f"rank{number}"
+def world_size() -> int:
+    """How many processes train together, as far as torch.distributed or the launcher says; else 1."""
+    if (count := processes()) > 1:
+        return count
+    text = os.environ.get("WORLD_SIZE", "")
+    return int(text) if text.isdecimal() else 1

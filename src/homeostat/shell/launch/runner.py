@@ -28,6 +28,9 @@ DISABLE = "HOMEOSTAT_DISABLE"
 ACTIVE = "HOMEOSTAT_ACTIVE"
 """Environment variable that a run sets for its child processes: the id of the process that is measured."""
 
+RANK_SECONDS = 5.0
+"""How long the first rank waits for the records of the others at its end."""
+
 
 class Launch:
     """A run that is about to start. The constructor finds all errors that do not need the script to run.
@@ -142,6 +145,8 @@ class Session:
                 self._record.close(status)
                 self.findings = list(self._record.findings())
                 self._failed |= {one.part: one._asdict() for one in self._record.failures()}
+            if status == "finished":
+                self._await_ranks()
             self._write_json()
             self._conclude()
 
@@ -169,15 +174,23 @@ class Session:
 
     def _open_record(self, folder: Path | None) -> Any:
         """A new record; in memory, with a fact that says so, if the folder cannot be written."""
+        from homeostat.record.ranks import rank_facts, rank_folder
         from homeostat.shell.run.open_record import open_for
 
-        if folder is not None and self.rank > 0:
-            folder = folder / f"rank{self.rank}"
-        settings = replace(self._settings, record=folder)
+        settings = replace(self._settings, record=folder and rank_folder(folder, self.rank))
         record = open_for(settings, None, self._say, False, self._program.name, self._command)
-        if _world_size() > 1:
-            record.set_facts(rank=self.rank, world_size=_world_size())
+        record.set_facts(**rank_facts(self.rank, _world_size()))
         return record
+
+    def _await_ranks(self) -> None:
+        """Wait a little for the other ranks to end, so that what follows has their last values."""
+        if self.rank > 0 or _world_size() == 1 or self._record is None:
+            return
+        from homeostat.record.ranks import ranks_running
+
+        end = time.monotonic() + RANK_SECONDS
+        while time.monotonic() < end and ranks_running(self._record):
+            time.sleep(0.05)
 
     def _write_json(self) -> None:
         if self._json_file is None:
