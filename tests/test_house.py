@@ -37,6 +37,15 @@ EXTRAS = {
     "gymnasium",
     "pandas",
     "matplotlib",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+    "apprise",
+    "pyarrow",
+    "lightning",
+    "transformers",
+    "accelerate",
 }
 
 

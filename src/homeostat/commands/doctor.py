@@ -25,6 +25,9 @@ EXTRAS = {
     "jinja2": "the report page (extra: report)",
     "scipy": "studies and their intervals (extra: studies)",
     "scikit-learn": "the digits of the demo and the studies, and `homeostat find` (extras: studies, find)",
+    "tensorboard": "--log tensorboard",
+    "apprise": "messages with --notify (extra: notify)",
+    "transformers": "the callback for its Trainer (extra: hf)",
     "stable-baselines3": "the reinforcement learning examples (extra: rl)",
 }
 BLIND_SPOTS = {

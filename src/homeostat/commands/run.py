@@ -49,6 +49,7 @@ class RunCommand(TyperCommand):
 @command(
     "homeostat run train.py --epochs 3",
     "homeostat run --treat continual-backprop:replacement_rate=1e-4 train.py",
+    "homeostat run --log tensorboard --notify ntfy://my-topic train.py",
     "homeostat run --treat auto --json result.json -m package.train --lr 0.1",
     name="run",
     cls=RunCommand,
@@ -86,6 +87,18 @@ def run(
         bool,
         typer.Option("--metrics/--no-metrics", help="Read what the script gives to its logger (TensorBoard, ...)."),
     ] = True,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER[:WHERE]", help="Also write to tensorboard, wandb, mlflow, trackio. Repeatable."),
+    ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            envvar="HOMEOSTAT_NOTIFY",
+            help="Send alerts and the end of the run to an address of apprise. Repeatable.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
     """Run a training script as python would, measure its vitals, and report findings.
@@ -107,5 +120,7 @@ def run(
         record=record,
         quiet=quiet,
         metrics=metrics,
+        log=log or (),
+        notify=notify or (),
     )
     raise Ready(Launch(program, settings, json_file=json_file, fail_on=fail_on.value if fail_on else None).run)

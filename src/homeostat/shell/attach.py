@@ -40,7 +40,8 @@ from homeostat.shell.run.loop_hooks import LoopHooks
 from homeostat.shell.run.network_run import NetworkRun
 from homeostat.shell.run.open_record import open_for
 from homeostat.shell.run.run import Run
-from homeostat.shell.run.settings import Settings, chosen
+from homeostat.shell.run.settings import Settings, chosen, sinks_for
+from homeostat.sinks import RunSink
 
 
 def attach(
@@ -55,6 +56,8 @@ def attach(
     record: Path | str | None = None,
     seed: int = 0,
     strict: bool = False,
+    log: str | RunSink | Iterable[str | RunSink] = (),
+    notify: str | Iterable[str] = (),
     measure: MeasureOptions | None = None,
     treat: TreatOptions | None = None,
     checkpoint: CheckpointOptions | None = None,
@@ -75,6 +78,9 @@ def attach(
             first in subfolders.
         seed: seed of Homeostat's random draws; torch's random streams are not used.
         strict: raise refusals and internal errors instead of reporting them once.
+        log: trackers to write to as well: "tensorboard", "tensorboard:DIR", "wandb", "mlflow", "trackio", or objects
+            with the methods of `homeostat.sinks.RunSink`. Of several processes, the first one writes.
+        notify: addresses of apprise ("ntfy://topic") for alerts and the end of the run (needs the `notify` extra).
         measure: time budget, a twin network, evaluation items of tasks; see `MeasureOptions`.
         treat: dials, gauges, averaged copies, dry run; see `TreatOptions`.
         checkpoint: resume path, save path, interval, extra state; see `CheckpointOptions`.
@@ -115,6 +121,7 @@ def attach(
         twin=measure.twin,
         tasks=measure.tasks,
         metrics=measure.metrics,
+        sinks=sinks_for(log, notify) if rank() == 0 else (),
         dials=dict(treat.dials),
         gauges=dict(treat.gauges),
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from homeostat.core.signals import pass_on
 from homeostat.shell.hooks.torch_internals import is_plain, unseen
+from homeostat.sinks.sink import PREFIX
 
 Listener = Callable[[str, float], object]
 Reader = Callable[[tuple[Any, ...], dict[str, Any]], Iterable[tuple[Any, Any]]]
@@ -186,6 +187,8 @@ class LoggerHooks:
                 report(error)
 
     def _known(self, name: str) -> bool:
+        if name.startswith(PREFIX):  # written by a sink of ours
+            return False
         if name not in self._names and len(self._names) < MOST_NAMES:
             self._names.add(name)
         return name in self._names

@@ -66,7 +66,7 @@ class Launch:
             settings = replace(settings, record=settings.record and settings.record.absolute())
             for folder in filter(None, (settings.record, json_file and json_file.parent)):
                 _check_writable(folder)
-            self._session = Session(self.program, settings, command or sys.orig_argv, json_file)
+            self._session = Session(self.program, settings, command or _without_addresses(sys.orig_argv), json_file)
 
     def run(self) -> None:
         """Run the script. Its exceptions propagate (SystemExit, KeyboardInterrupt), so the process ends as usual."""
@@ -88,6 +88,14 @@ class Launch:
         session.end("finished")
         if session.sick(self._fail_on):
             raise SystemExit(FAIL_ON_EXIT)
+
+
+def _without_addresses(command: Sequence[str]) -> list[str]:
+    """The command line for the record. Addresses of `--notify` may hold passwords."""
+    return [
+        "***" if before == "--notify" else "--notify=***" if text.startswith("--notify=") else text
+        for before, text in zip(["", *command], command, strict=False)
+    ]
 
 
 def _plain(quiet: bool) -> bool:
@@ -113,7 +121,8 @@ class Session:
     ) -> None:
         self.rank = _rank()
         self._program, self._command, self._json_file = program, list(command), json_file
-        self._settings = replace(settings, quiet=settings.quiet or self.rank > 0)
+        sinks = settings.sinks if self.rank == 0 else ()
+        self._settings = replace(settings, quiet=settings.quiet or self.rank > 0, sinks=sinks)
         self.status = StatusLine(quiet=self._settings.quiet)
         self._isolation = ModuleIsolation(program.folder)
         self._import_hook = ImportHook("torch", self._start)

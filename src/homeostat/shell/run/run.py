@@ -30,6 +30,7 @@ from homeostat.shell.run.network_run import NetworkRun, Sample
 from homeostat.shell.run.optimizer_networks import OptimizerNetworks
 from homeostat.shell.run.run_facts import gather_facts, unmeasured
 from homeostat.shell.run.settings import END_SECONDS, START_UP_SECONDS, Settings
+from homeostat.shell.run.sinks import SinkRunner
 from homeostat.shell.run.time_spent import TimeSpent
 from homeostat.shell.run.treatments import TreatmentRunner
 
@@ -81,6 +82,7 @@ class Run:
         failed = partial(self.failures.note, "the loss")
         self._listeners = self._before_backward, self._skipped, self.losses.scale.see, failed
         self._logged = LoggedMetrics(settings.metrics, lambda: self.steps, self.failures.note)
+        self._sinks = SinkRunner(settings.sinks, record, self.failures.note)
 
     def start(self) -> None:
         """Subscribe to the hooks."""
@@ -90,6 +92,7 @@ class Run:
         BACKWARD_HOOKS.subscribe()
         BACKWARD_HOOKS.listen(*self._listeners)
         self._logged.start()
+        self._sinks.start()
 
     def stop(self, status: str = "finished") -> None:
         """Unsubscribe, remove all hooks, write the rest and close the record."""
@@ -108,6 +111,7 @@ class Run:
         self._diagnose(ended=True)
         self.losses.end()
         self._progress()
+        self._sinks.stop(status)
         self.failures.write()
         with self.guard("record"):
             self.record.close(status)
@@ -232,6 +236,7 @@ class Run:
         self.keep([*sample.rows, *self._logged.rows(), *self.losses.evaluations.rows()])
         self._diagnose()
         one.treatments.flush_if_due()
+        self._sinks.write_if_due()
         self._progress()
         paces = one.learn_costs(sample, self.time, self.credit, self.settings.budget, len(self.networks))
         if one.pause > 1.0:
@@ -248,6 +253,7 @@ class Run:
         """Add measurements to the history and the record."""
         if rows:
             self.history.extend(rows)
+            self._sinks.add_rows(rows)
             with self.guard("record"):
                 self.record.add_vitals(rows)
 
@@ -257,6 +263,7 @@ class Run:
             findings = self.diagnostician.update(self.history, self.facts(ended))
         if findings != self.findings:
             self.findings = findings
+            self._sinks.set_findings(self.steps, findings)
             with self.guard("record"):
                 self.record.set_findings(self.steps, findings)
 
@@ -266,10 +273,9 @@ class Run:
 
     def _progress(self) -> None:
         self.time.count_hooks()
-        wall = self.time.wall_seconds
-        spent = self.time.used + self.time.setup + sum(one.tracing.seconds for one in self.networks)
+        share = self.time.share(sum(one.tracing.seconds for one in self.networks))
         with self.guard("record"):
-            self.record.progress(self.steps, wall, spent / wall if wall > 0 else 0.0)
+            self.record.progress(self.steps, self.time.wall_seconds, share)
 
     # ---- calls from the user's loop
 
@@ -312,10 +318,9 @@ class Run:
         for known, items in zip(sets, checked, strict=False):
             known.add(items)
 
-    # ---- reporting
-
     def add_entry(self, entry: JournalEntry) -> None:
         """Write a journal entry; refusals and errors are also reported."""
+        self._sinks.add_entry(entry)
         with self.guard("record"):
             self.record.add_journal(entry)
         if entry.action in ("refuse", "error") and not self.strict:
@@ -355,8 +360,6 @@ class Run:
             items=self.networks[0].earlier.items.facts() if len(self.networks) == 1 else ItemFacts(),
             batch_size=min((observer.rows for _, observer in observers if observer.rows), default=None),
         )
-
-    # ---- saved and continued
 
     def state_dict(self) -> dict[str, Any]:
         """Homeostat's state: dictionaries, lists, texts, numbers and tensors, for `torch.load(weights_only=True)`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homeostat.core.dial import LEARNING_RATE
 from homeostat.core.errors import BadSetting, UnknownName
 from homeostat.core.signals import pass_on
+from homeostat.sinks import Notifier, RunSink, make_sinks
 
 if TYPE_CHECKING:
     from homeostat.core.component import Component
@@ -51,6 +52,7 @@ class Settings:
         record: folder of run records; None keeps the record in memory.
         quiet: print nothing.
         metrics: read the numbers that the script hands to its logger.
+        sinks: where values and alerts are written to, in addition to the record.
         probe: (batch, loss_fn) for vitals that need a fixed batch; only from `attach`.
         twin: a second network that is trained in parallel; only from `attach`.
         tasks: (evaluation items by task, loss_fn) for vitals of past tasks; only from `attach`.
@@ -71,6 +73,7 @@ class Settings:
     record: Path | None = None
     quiet: bool = False
     metrics: bool = True
+    sinks: tuple[RunSink, ...] = field(default=(), repr=False, compare=False)
     probe: Any = field(default=None, repr=False, compare=False)
     twin: Any = field(default=None, repr=False, compare=False)
     tasks: Any = field(default=None, repr=False, compare=False)
@@ -108,6 +111,8 @@ class Settings:
         record: Path | str | None = None,
         quiet: bool = False,
         metrics: bool = True,
+        log: Iterable[str] = (),
+        notify: Iterable[str] = (),
     ) -> Settings:
         """Settings from the texts of the command line.
 
@@ -116,6 +121,8 @@ class Settings:
             treat: texts like "continual-backprop:replacement_rate=1e-4"; "auto" is the closed loop.
             control: texts like "NAME:vital=dormant-units,knob=lr".
             budget: "2%" or "0.02".
+            log: texts like "tensorboard" or "tensorboard:DIR".
+            notify: addresses of apprise.
         """
         return cls(
             **chosen(map(str.strip, treat), control),
@@ -127,6 +134,7 @@ class Settings:
             record=None if record is None else Path(record),
             quiet=quiet,
             metrics=metrics,
+            sinks=sinks_for(log, notify),
         )
 
     def selected_vitals(self) -> tuple[Vital, ...]:
@@ -160,12 +168,23 @@ class Settings:
             "seed": self.seed,
             "dry_run": self.dry_run,
             "metrics": self.metrics,
+            **({"sinks": [sink.name for sink in self.sinks]} if self.sinks else {}),
             "probe": self.probe is not None,
             **({"twin": True} if self.twin is not None else {}),
             **({"tasks": True} if self.tasks is not None else {}),
             **({"dials": sorted(self.dials)} if self.dials else {}),
             **({"gauges": sorted(self.gauges)} if self.gauges else {}),
         }
+
+
+def sinks_for(log: str | RunSink | Iterable[str | RunSink], notify: str | Iterable[str]) -> tuple[RunSink, ...]:
+    """The sinks of a run from trackers and addresses.
+
+    Raises:
+        UnknownName, BadSetting: a tracker or an address cannot be used; the message says why.
+    """
+    addresses = [notify] if isinstance(notify, str) else list(notify)
+    return (*make_sinks(log), *((Notifier(addresses),) if addresses else ()))
 
 
 def parse_budget(text: str) -> float:

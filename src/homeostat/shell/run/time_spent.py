@@ -41,6 +41,11 @@ class TimeSpent:
         """Wall time since the run started."""
         return CLOCK.now() - self._started
 
+    def share(self, aside: float) -> float:
+        """Share of wall time that was spent, with the setup and these seconds."""
+        wall = self.wall_seconds
+        return (self.used + self.setup + aside) / wall if wall > 0 else 0.0
+
     def count_hooks(self) -> None:
         """Add the hooks since the last call, at their present cost, and have them timed again."""
         ticks, backwards = STEP_HOOKS.ticks - self._ticks, BACKWARD_HOOKS.backwards - self._backwards
