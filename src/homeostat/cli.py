@@ -13,7 +13,7 @@ from homeostat.commands.run import Ready
 __all__ = ["app", "main"]
 
 # the help lists the commands in this order
-for _subject in ("run", "records", "find", "library", "compare", "check", "clinic", "new", "machine"):
+for _subject in ("run", "records", "find", "library", "catalogue", "compare", "check", "clinic", "new", "machine"):
     import_module(f"homeostat.commands.{_subject}")
 
 

@@ -34,6 +34,9 @@ class Entry:
         code: address of the authors' reference code, "" if unknown.
         authors: of the paper, "" where no component cites it.
         published: journal or conference, "" if not recorded.
+        fit: how well its idea can be built and tested here in miniature, by our judgement: 1 (hardly) to 5 (well); 0 if
+            nobody judged.
+        added: ISO date when the entry was added, "" if not recorded.
     """
 
     id: str
@@ -50,6 +53,8 @@ class Entry:
     code: str
     authors: str = ""
     published: str = ""
+    fit: int = 0
+    added: str = ""
 
     @property
     def summary(self) -> str:

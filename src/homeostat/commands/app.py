@@ -77,8 +77,12 @@ def command(
     *examples: str, name: str | None = None, cls: type[TyperCommand] = TyperCommand, **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a command. Its help ends with the examples; tests run them through the parser."""
-    epilog = "\n\n".join(["[bold]Examples[/bold]", *(example.replace("[", r"\[") for example in examples)])
-    return app.command(name, cls=cls, epilog=epilog, **settings)
+    return app.command(name, cls=cls, epilog=epilog(*examples), **settings)
+
+
+def epilog(*examples: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(example.replace("[", r"\[") for example in examples)])
 
 
 def show_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands about components, papers and studies: list, catalogue, study."""
+"""Commands about components and studies: list, study."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from homeostat.commands.app import command, missing_extra, show_json
 from homeostat.commands.records import AsJson
+from homeostat.commands.tables import print_table
 from homeostat.core.errors import UnknownName
 
 
@@ -39,38 +40,8 @@ def list_components(
     if as_json:
         return show_json({"components": rows})
     if kind is None:
-        return _print_table("", ["kind", "components"], [[k, str(len(found))] for k, found in known.items()])
-    _print_table("", ["name", "what", "settings"], [[r["name"], r["what"], _texts(r["settings"])] for r in rows])
-
-
-@command(
-    "homeostat catalogue --search 'dormant units'",
-    "homeostat catalogue continual-backprop",
-    "homeostat catalogue --json",
-)
-def catalogue(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show one entry in full.")] = None,
-    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Show matching entries only, best first.")] = None,
-    family: Annotated[str | None, typer.Option(metavar="F", help="Show this family only.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the catalogue of papers, and what is implemented and tested of each."""
-    from homeostat import catalogue as papers
-
-    chosen = [papers.entry(id)] if id else list(papers.entries())
-    if search is not None:
-        chosen = [found for found, _ in papers.search(search, limit=len(chosen))]
-    if family is not None:
-        if family not in (known := papers.families()):
-            raise UnknownName("family", family, known)
-        chosen = [e for e in chosen if e.family == family]
-    data = papers.to_json(chosen)
-    if as_json:
-        return show_json(data)
-    if id:
-        return _print_entry(data["entries"][0])
-    columns = ["id", "year", "title", "components", "study", "verdict"]
-    _print_table(f"{len(data['entries'])} entries", columns, [[_cell(e[c]) for c in columns] for e in data["entries"]])
+        return print_table("", ["kind", "components"], [[k, str(len(found))] for k, found in known.items()])
+    print_table("", ["name", "what", "settings"], [[r["name"], r["what"], _texts(r["settings"])] for r in rows])
 
 
 @command("homeostat study", "homeostat study continual-backprop --budget paper --jobs 2")
@@ -136,7 +107,7 @@ def _list_studies(known: dict[str, type[Any]], as_json: bool) -> None:
         ]
         return show_json({"studies": found})
     cells = [[name, _verdict(cls, v), cls.claim] for name, cls, v in rows]
-    _print_table("", ["study", "verdict", "claim"], cells)
+    print_table("", ["study", "verdict", "claim"], cells)
 
 
 def _verdict(study: type[Any], verdict: dict[str, Any] | None) -> str:
@@ -146,30 +117,3 @@ def _verdict(study: type[Any], verdict: dict[str, Any] | None) -> str:
         return "not run at paper budget"
     notes = notes_on(study, verdict)
     return verdict["verdict"] + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def _print_entry(entry: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for name, value in entry.items():
-        if value not in ("", None, []) and name != "mechanism":
-            console.print(f"[bold]{name}[/bold]  ", end="")
-            console.print(_cell(value), markup=False)
-
-
-def _cell(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, box=None, title_justify="left", pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, no_wrap=position == 0)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
