@@ -13,7 +13,8 @@ from homeostat.commands.run import Ready
 __all__ = ["app", "main"]
 
 # the help lists the commands in this order
-for _subject in ("run", "records", "find", "library", "catalogue", "compare", "check", "clinic", "new", "machine"):
+_SUBJECTS = ("run", "records", "watch", "find", "library", "catalogue", "compare", "check", "clinic", "new", "machine")
+for _subject in _SUBJECTS:
     import_module(f"homeostat.commands.{_subject}")
 
 

@@ -42,13 +42,11 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with one good record; pages are written without the plotting library and from one template."""
+    """A folder with one good record; pages are written without the plotting library."""
     folder = tmp_path_factory.mktemp("records")
     RunRecord.create(folder, script="good.py").close()
     here, patch = os.getcwd(), pytest.MonkeyPatch()
-    template = pages._template()
     patch.setattr(pages, "BUNDLE", "page.js")
-    patch.setattr(pages, "_template", lambda: template)
     os.chdir(folder)
     yield folder
     os.chdir(here)

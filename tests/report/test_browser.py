@@ -48,6 +48,6 @@ def test_plots_are_drawn_without_errors(tmp_path, make, scheme):
 
 def test_an_error_on_the_page_would_be_seen(tmp_path):
     path = write_report(sick(), tmp_path / "page.html")
-    path.write_text(path.read_text().replace('"use strict";', '"use strict"; console.error("seen"); missing();', 1))
+    path.write_text(path.read_text().replace('"use strict";\n(() => {', 'console.error("seen"); missing(); (() => {'))
     _, state, said = browse(path, tmp_path / "profile")
     assert state["errors"] != "0" and any("seen" in line for line in said)

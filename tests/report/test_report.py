@@ -21,10 +21,10 @@ from homeostat.core.finding import Finding, Prescription
 from homeostat.record import RunRecord, open_record, to_json
 from homeostat.report import formatting as words
 from homeostat.report import print_summary, runs_table, write_report
-from homeostat.report.charts import finding_spans
 from homeostat.report.descriptions import vital_meanings
 from homeostat.report.downsampling import MOST_POINTS, PAGE_POINTS, binned, decades, thinned, worst_first
 from homeostat.report.page import BUNDLE, page
+from homeostat.report.timeline import finding_spans
 
 
 class Page(HTMLParser):
@@ -97,12 +97,12 @@ def test_page_json_terminal_and_record_agree(sick_run, shown):
         np.testing.assert_allclose([math.nan if v is None else v for v in line["y"]],
                                    [math.nan if v is None else v for v in y], rtol=1e-5)  # fmt: skip
     assert next(line for line in lines.values() if line["infinite"])["infinite"] == [3000]
-    assert [step for step, _ in shown.data["marks"]["boundaries"]] == [b["step"] for b in data["boundaries"]]
-    assert [step for step, _ in shown.data["marks"]["journal"]] == [e["step"] for e in data["journal"]]
+    assert [step for step, _ in shown.data["runs"][0]["marks"]["boundaries"]] == [b["step"] for b in data["boundaries"]]
+    assert [step for step, _ in shown.data["runs"][0]["marks"]["journal"]] == [e["step"] for e in data["journal"]]
 
 
 def test_findings_stand_on_the_timeline_for_as_long_as_they_stood(sick_run, shown):
-    spans = {row["label"]: row["spans"] for row in shown.data["timeline"] if row["kind"] == "finding"}
+    spans = {row["label"]: row["spans"] for row in shown.data["runs"][0]["timeline"] if row["kind"] == "finding"}
     brief = {name: [(s["from"], s["to"], s["severity"]) for s in own] for name, own in spans.items()}
     assert brief == {
         "oscillating-loss": [(600, 3100, "info")],
@@ -139,7 +139,7 @@ def test_a_huge_run_stays_a_page_and_hostile_names_stay_text(tmp_path, sick_run)
     assert "3,599 between them are in the record" in shown.text
     charts = {chart["name"]: chart for chart in shown.data["charts"]}
     assert charts["effective-rank"]["lines"][0]["layer"] == "blocks.0.part0" and len(charts["loss"]["lines"]) == 1
-    assert len(shown.data["marks"]["journal"]) <= 121
+    assert len(shown.data["runs"][0]["marks"]["journal"]) <= 121
     assert all(len(line["x"]) <= MOST_POINTS for chart in charts.values() for line in chart["lines"])
 
 

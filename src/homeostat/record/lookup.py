@@ -43,9 +43,23 @@ def open_record(run: str | Path, folder: str | Path | None = None) -> RunReader:
     """
     path = Path(run)
     if not os.path.isfile(path):
-        path = _by_id(str(run), home := Path(folder or DEFAULT_FOLDER))
-        check_inside(home, path)
+        path = find_record(str(run), folder)
     return RunReader(connect_to_read(path), path.resolve())
+
+
+def find_record(run: str, folder: str | Path | None = None) -> Path:
+    """The file of a run in a folder.
+
+    Args:
+        run: a run's id, the unique start of an id, or "last"; a path is refused.
+        folder: folder of the records; None means `homeostat-runs`.
+
+    Raises:
+        RecordError: there is no such run in the folder, or more than one.
+    """
+    path = _by_id(run, home := Path(folder or DEFAULT_FOLDER))
+    check_inside(home, path)
+    return path
 
 
 def list_runs(folder: str | Path | None = None) -> Runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,16 @@ class Query:
     table: str
     columns: tuple[tuple[str, c.Check], ...]
     rest: str = ""
+    valid: Callable[[Sequence[Any]], bool] = lambda rows: False
+    """Whether all rows pass their checks, for a table of many rows; False means to check them one by one."""
 
     @property
     def sql(self) -> str:
         return f"SELECT {', '.join(name for name, _ in self.columns)} FROM {self.table} {self.rest}"
+
+    def checked_all(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Checked rows; see `checked`."""
+        return rows if self.valid(rows) else [self.checked(row) for row in rows]
 
     def checked(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """A checked row.
@@ -76,8 +82,18 @@ RUN = _query(
 RUN_ID = _query("run", run=c.text)
 PROGRESS = _query("run", steps=c.step, wall_seconds=c.finite, overhead=c.maybe(c.finite))
 SERIES = _query("series", "ORDER BY id", id=c.any_whole, vital=c.text, layer=c.text)
-VALUES = _query("vitals", "ORDER BY series, step", series=c.any_whole, step=c.step, value=c.maybe(c.number))
-LINE = _query("vitals", "WHERE series = ? ORDER BY step", step=c.step, value=c.maybe(c.number))
+
+
+def _points(rows: Sequence[tuple[Any, ...]]) -> bool:
+    kinds = {tuple(map(type, row)) for row in rows}
+    plain = all(set(kind[:-1]) == {int} and kind[-1] in (float, type(None)) for kind in kinds)
+    return plain and min((row[-2] for row in rows), default=0) >= 0
+
+
+_POINT = (("step", c.step), ("value", c.maybe(c.number)))
+VALUES = Query("vitals", (("series", c.any_whole), *_POINT), "ORDER BY series, step", _points)
+LINE_FROM = Query("vitals", _POINT, "WHERE series = ? AND step >= ? ORDER BY step", _points)
+LINE = Query("vitals", _POINT, "WHERE series = ? ORDER BY step", _points)
 FINDINGS = _query("findings", "ORDER BY id", finding=c.finding)
 FINDING_EVENTS = _query("finding_events", "ORDER BY id", step=c.step, event=c.one_of(EVENTS), finding=c.finding)
 JOURNAL = _query(

@@ -106,7 +106,7 @@ class RunReader:
         """
         try:
             with time_limit(self._db):
-                return [query.checked(row) for row in self._db.execute(query.sql, values)]
+                return query.checked_all(self._db.execute(query.sql, values).fetchall())
         except (sqlite3.Error, UnicodeDecodeError) as error:
             pass_on(error)
             raise unreadable(self.path, error) from error
@@ -168,6 +168,17 @@ class RunReader:
         """One vital of one layer; empty if it was never measured."""
         numbers = [number for number, *names in self._rows(queries.SERIES) if names == [name, layer]]
         return [point for number in numbers for point in self._rows(queries.LINE, number)]
+
+    def layout(self) -> dict[str, dict[str, int]]:
+        """Vital -> layer -> number of its series, in the order in which they were first measured."""
+        table: dict[str, dict[str, int]] = {}
+        for number, vital, layer in self._rows(queries.SERIES):
+            table.setdefault(vital, {})[layer] = number
+        return table
+
+    def points_from(self, number: int, step: int) -> Points:
+        """The points of a series, by its number from `layout`, from a step on."""
+        return self._rows(queries.LINE_FROM, number, step)
 
     def findings(self) -> list[Finding]:
         """The current findings, in the order in which they were set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,24 @@ MOST_LINES = PAGE_POINTS // FEWEST_POINTS
 """Maximum number of lines on the page."""
 
 
+class Line(NamedTuple):
+    """A vital of a layer as arrays of equal length: steps [n], and values [n], NaN where one is missing."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def as_line(points: Points) -> Line:
+    """Points as arrays."""
+    steps = np.fromiter((step for step, _ in points), dtype=np.int64, count=len(points))
+    return Line(steps, np.array([value for _, value in points], dtype=float))
+
+
+def values_of(line: Line | Points) -> np.ndarray:
+    """Values of a line, NaN where one is missing."""
+    return line.values if isinstance(line, Line) else np.array([value for _, value in line], dtype=float)
+
+
 def points_per_line(lines: int) -> int:
     """Maximum number of points per line on a page with `lines` lines."""
     return max(FEWEST_POINTS, min(MOST_POINTS, PAGE_POINTS // max(lines, 1)))
@@ -28,26 +47,30 @@ def lines_per_chart(lines: int, charts: int) -> int:
 
 
 def thinned(points: Points, most: int) -> Points:
-    """At most `most` points, including the first, the last, and all local extremes.
+    """At most `most` points; see `kept`."""
+    return [points[i] for i in kept(values_of(points), most)]
+
+
+def kept(values: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` points: the first, the last, and all local extremes.
 
     The line is split into blocks of equal size. Each block keeps its minimum and its maximum in their places. A block
     with missing values keeps one of them, so that gaps stay visible.
     """
-    if len(points) <= most:
-        return points
-    stretches = max(1, (most - 2) // 3)
-    kept = {0, len(points) - 1}
-    for block in np.array_split(np.arange(len(points)), stretches):
-        values = np.array([math.nan if points[i][1] is None else points[i][1] for i in block], dtype=float)
-        missing = np.isnan(values)
+    if len(values) <= most:
+        return np.arange(len(values))
+    indices = {0, len(values) - 1}
+    for block in np.array_split(np.arange(len(values)), max(1, (most - 2) // 3)):
+        own = values[block]
+        missing = np.isnan(own)
         if missing.any():
-            kept.add(int(block[missing.argmax()]))
+            indices.add(int(block[missing.argmax()]))
         if not missing.all():
-            kept |= {int(block[np.nanargmin(values)]), int(block[np.nanargmax(values)])}
-    return [points[i] for i in sorted(kept)]
+            indices |= {int(block[np.nanargmin(own)]), int(block[np.nanargmax(own)])}
+    return np.array(sorted(indices))
 
 
-def worst_first(layers: Mapping[str, Points], worse: str, named: Collection[str] = ()) -> list[str]:
+def worst_first(layers: Mapping[str, Line | Points], worse: str, named: Collection[str] = ()) -> list[str]:
     """Layers sorted by importance for the reader.
 
     Layers named by a finding come first. The others are sorted by the median of their last five values in the direction
@@ -55,14 +78,14 @@ def worst_first(layers: Mapping[str, Points], worse: str, named: Collection[str]
     """
 
     def key(layer: str) -> tuple[bool, float]:
-        values = [v for _, v in layers[layer] if v is not None]
-        return layer not in named, _badness(values, worse)
+        values = values_of(layers[layer])
+        return layer not in named, _badness(values[~np.isnan(values)], worse)
 
     return sorted(layers, key=key)
 
 
-def _badness(values: Sequence[float], worse: str) -> float:
-    if not values:
+def _badness(values: np.ndarray, worse: str) -> float:
+    if not len(values):
         return math.inf
     with np.errstate(over="ignore", invalid="ignore"):
         late, early = float(np.median(values[-5:])), float(np.median(values[:5]))
@@ -73,12 +96,13 @@ def _badness(values: Sequence[float], worse: str) -> float:
     return -abs(late - early) if math.isfinite(late - early) else -math.inf
 
 
-def decades(layers: Mapping[str, Points]) -> float:
+def decades(layers: Mapping[str, Line | Points]) -> float:
     """Powers of ten that the values span; 0 if a logarithmic axis would hide too many (zero or negative values).
 
     The smallest 2% of the values are ignored, so that a single tiny value does not change the axis.
     """
-    values = np.array([v for line in layers.values() for _, v in line if v is not None and math.isfinite(v)])
+    values = np.concatenate([np.empty(0), *(values_of(line) for line in layers.values())])
+    values = values[np.isfinite(values)]
     positive = values[values > 0]
     if positive.size < 2 or (values < 0).any() or (values == 0).mean() > 0.2:
         return 0.0

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from homeostat.core.finding import SEVERITIES, Finding, JournalEntry, Prescription
 from homeostat.record.ranks import MISSING, OtherRank
-from homeostat.record.reader import Failure, FindingEvent, RunMeta
+from homeostat.record.reader import Failure, FindingEvent, NotMeasured, RunMeta
 
 MARKS = {"critical": "▲", "warning": "◆", "info": "●"}
 """One symbol per severity, so that colour is not the only difference."""
 
 NEEDED = frozenset({"starting", "diagnosis"})
 """Parts of Homeostat without which there is no diagnosis; without others it is incomplete."""
+
+_OWN = os.path.join("homeostat", "__main__.py")
+_ADVICE = {
+    "probe": "Pass probe=(batch, loss_fn) to attach, or go without: these vitals are optional.",
+    "always missing": "Nothing, if these layers are embeddings, or see whole numbers, constants or empty batches.",
+}
 
 STATUS = {
     "running": "still running",
@@ -148,6 +156,55 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     rest = len(names) - most
     parts = [*names[:most], f"{rest} more"] if rest > 0 else list(names)
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1] if parts else ""]))
+
+
+def causes_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings with each cause directly before what follows from it; the order is otherwise kept."""
+    order: list[Finding] = []
+
+    def put(finding: Finding) -> None:
+        if any(finding is known for known in order):
+            return
+        order.append(finding)
+        for other in findings:
+            if other.follows and other.follows == finding.condition:
+                put(other)
+
+    conditions = {f.condition for f in findings}
+    for finding in findings:
+        if finding.follows not in conditions - {finding.condition}:
+            put(finding)
+    for finding in findings:  # each follows from another of them
+        put(finding)
+    return order
+
+
+def worst(findings: Sequence[Finding]) -> Finding | None:
+    """The first of the most severe findings."""
+    return max(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
+
+
+def typed_script(meta: RunMeta) -> str:
+    """The script as a user would type it, or SCRIPT if Homeostat's own command trained."""
+    name = Path(meta.script).name
+    return "SCRIPT" if name in ("homeostat", "homeostat.exe") or meta.script.endswith(_OWN) else meta.script
+
+
+def grouped_missing(missing: Sequence[NotMeasured]) -> list[tuple[str, str, str]]:
+    """What was not measured, one row per reason: names, reason, and what can be done about it."""
+    names: dict[str, dict[str, list[str]]] = {}
+    for what, why in missing:
+        vital, _, layer = what.partition(" @ ")
+        names.setdefault(why, {}).setdefault(vital, []).append(layer)
+    rows = []
+    for why, vitals in names.items():
+        said = [f"{vital}{within([layer for layer in layers if layer])}" for vital, layers in vitals.items()]
+        rows.append(("; ".join(said), why, _advice(why)))
+    return rows
+
+
+def _advice(why: str) -> str:
+    return next((advice for word, advice in _ADVICE.items() if word in why), "")
 
 
 def evidence_text(finding: Finding) -> str:

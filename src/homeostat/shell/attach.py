@@ -302,6 +302,16 @@ class AttachedRun:
         self._network.treatments.add(made)
         self._network.schedule.put(self._network.network.step + 1, "treatments")
 
+    def __repr__(self) -> str:
+        from homeostat.report.notebook import one_line
+
+        return one_line(self._record)
+
+    def _repr_html_(self) -> str:
+        from homeostat.report.notebook import html
+
+        return html(self._record)
+
     def report(self, path: Path | str) -> Path:
         """Write the report page (needs the `report` extra)."""
         from homeostat.report import write_report
