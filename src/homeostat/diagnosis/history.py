@@ -139,10 +139,10 @@ class History:
         return (int(found.steps[-1]), float(found.values[-1])) if found else None
 
     def missing_since(self, vital: str, layer: str) -> int:
-        """Number of the newest readings that are missing or infinite, one after another."""
+        """Number of the newest readings, one after another, that are missing or infinite; 0 if all are."""
         found = self._series.get(vital, {}).get(layer)
         good = np.flatnonzero(np.isfinite(found.values)) if found else _EMPTY
-        return (len(found) - 1 - int(good[-1]) if good.size else len(found)) if found else 0
+        return len(found) - 1 - int(good[-1]) if found and good.size else 0
 
     def clock(self, vitals: Iterable[str]) -> int:
         """Step of the newest reading of any of these vitals, -1 if there is none."""
