@@ -39,7 +39,7 @@ _OFFERING = frozenset({"core", "record", "diagnosis", "shell", "integrations", "
 _GROUPS = {"default": ("vital",), "all": ("vital",), "auto": ("treatment", "condition")}
 """Words that `attach` accepts in place of names -> kinds of the components that they stand for."""
 
-_PROSE = frozenset({"claim", "remarks", "tuning"})
+_PROSE = frozenset({"changed", "claim", "remarks", "tuning"})
 """Class attributes of a study that are only shown; they may be completed after it has been run."""
 
 _ROOT = Path(__file__).resolve().parents[2]

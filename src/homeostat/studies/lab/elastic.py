@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
+
+from homeostat.fleet import Fleet
 
 
 class Anchors:
@@ -62,3 +64,38 @@ class Anchors:
 
     def _now(self) -> Tensor:
         return parameters_to_vector(self.model.parameters()).detach().clone()
+
+
+class FleetAnchors:
+    """The same penalty for every replica of a fleet; each replica has its own anchors.
+
+    Args:
+        fleet: networks whose weights are penalised.
+        strength: lambda in the paper.
+    """
+
+    def __init__(self, fleet: Fleet, strength: float) -> None:
+        self.fleet, self.strength = fleet, strength
+        self.weight = torch.zeros_like(self._theta().detach())
+        self.centre = self.weight.clone()
+
+    def penalty(self) -> Tensor:
+        """The penalty of every replica at its current weights [R], with a graph."""
+        return self.strength / 2 * (self.weight * (self._theta() - self.centre) ** 2).sum(1)
+
+    def drop(self, inputs: Tensor, generators: Sequence[torch.Generator]) -> None:
+        """Add the current weights of every replica and their importance on its items [R, N, ...] to the penalty.
+
+        A replica whose weights are not finite gets no new anchor.
+        """
+        for r, generator in enumerate(generators):
+            one = Anchors(self.fleet.replica(r), self.strength)
+            if not bool(self._theta()[r].isfinite().all()):
+                continue
+            one.weight, one.centre = self.weight[r].clone(), self.centre[r].clone()
+            one.drop(inputs[r], generator)
+            self.weight[r], self.centre[r] = one.weight, one.centre
+
+    def _theta(self) -> Tensor:
+        many = [torch.cat([p.flatten(1) for p in stack.parameters.values()], 1) for stack in self.fleet.stacks]
+        return torch.cat(many)

@@ -20,7 +20,7 @@ from typing import Any
 from homeostat.catalogue.status import MACHINERY, code_of
 from homeostat.core.component import build
 from homeostat.core.errors import BadSetting
-from homeostat.studies.lab.cell import Cell, Finished, run_cell
+from homeostat.studies.lab.cell import Cell, Finished, run_cells
 from homeostat.studies.lab.expectation import Measures, number
 from homeostat.studies.lab.run_cache import Cells, versions
 from homeostat.studies.lab.sequential import BLOCK, looks
@@ -32,6 +32,7 @@ from homeostat.studies.lab.verdict import (
     HOLDS,
     Judged,
     Verdict,
+    history,
     interval,
     judge,
     judge_precondition,
@@ -95,7 +96,9 @@ def run_study(
     command = command_of(study, budget, most, jobs)
     verdict = work.verdict(judged, before, log, study.seeds(budget, count) if count else (), command)
     verdict = replace(verdict, wall_seconds=time.monotonic() - started)
-    for path in filter(None, (out, _own_file(study, verdict))):
+    own = _own_file(study, verdict)
+    verdict = replace(verdict, history=history(own) if own else ())
+    for path in filter(None, (out, own)):
         write(verdict, Path(path))
     return verdict
 
@@ -203,6 +206,7 @@ class _Work:
             preconditions=before,
             development_seeds=development_seeds(study.development) if before else (),
             settings={**study.settings(), **study.sizes(self.budget)},
+            changed=study.changed,
             tuning=study.tuning,
             tuning_log=log,
             versions=versions(),
@@ -225,18 +229,31 @@ def run_missing(study: Study, budget: str, wanted: list[Cell], cells: Cells, job
 
 
 def _finish(study: Study, budget: str, missing: list[Cell], jobs: int) -> Iterator[tuple[Cell, Finished]]:
-    if jobs == 1 or len(missing) < 2:
-        yield from ((cell, run_cell(study, cell, budget)) for cell in missing)
+    together = _together(missing, study.seeds_at_once)
+    if jobs == 1 or len(together) < 2:
+        for arm, seeds in together:
+            yield from _pooled((study, arm, seeds, budget))
         return
     pool = multiprocessing.get_context("spawn").Pool(jobs, initializer=_ignore_interrupts)
     # leaving the block, also by Ctrl-C, ends the workers; finished runs are already stored
     with pool:
-        yield from pool.imap_unordered(_pooled, [(study, cell, budget) for cell in missing])
+        for finished in pool.imap_unordered(_pooled, [(study, *each, budget) for each in together]):
+            yield from finished
 
 
-def _pooled(job: tuple[Study, Cell, str]) -> tuple[Cell, Finished]:
-    study, cell, budget = job
-    return cell, run_cell(study, cell, budget)
+def _together(missing: list[Cell], most: int) -> list[tuple[str, list[int]]]:
+    """Arms, each with the seeds that are run together; seed by seed if they are run alone."""
+    if most == 1:
+        return [(arm, [seed]) for arm, seed in missing]
+    by_arm: dict[str, list[int]] = {}
+    for arm, seed in missing:
+        by_arm.setdefault(arm, []).append(seed)
+    return [(arm, seeds[at : at + most]) for arm, seeds in by_arm.items() for at in range(0, len(seeds), most)]
+
+
+def _pooled(job: tuple[Study, str, list[int], str]) -> list[tuple[Cell, Finished]]:
+    study, arm, seeds, budget = job
+    return [((arm, seed), done) for seed, done in zip(seeds, run_cells(study, arm, seeds, budget), strict=True)]
 
 
 def _ignore_interrupts() -> None:

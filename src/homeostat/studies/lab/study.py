@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,8 +35,10 @@ class Study(Component, abstract=True):
         most_seeds: largest number of judged seeds.
         development: number of development seeds on which preconditions are judged.
         smoke_seeds: number of seeds of the smoke budget.
+        seeds_at_once: how many seeds `run_many` is given; 1 runs every seed by itself.
         tuning: what was tuned by hand and on which seeds; these must not be judged seeds.
         series: the measure that the gallery plots; by default the first that is a series.
+        changed: of a study that is judged again: what was changed since the last verdict, and why.
         remarks: other observations; the likely cause if the claim does not hold or is inconclusive.
 
     Settings:
@@ -56,8 +58,10 @@ class Study(Component, abstract=True):
     most_seeds: ClassVar[int] = MOST
     development: ClassVar[int] = 10
     smoke_seeds: ClassVar[int] = 2
+    seeds_at_once: ClassVar[int] = 1
     tuning: ClassVar[str] = "nothing"
     series: ClassVar[str] = ""
+    changed: ClassVar[str] = ""
     remarks: ClassVar[str] = ""
 
     data: Data | str | Path = field(default="digits")
@@ -70,6 +74,13 @@ class Study(Component, abstract=True):
         order. The harness first seeds torch's global generator, so that all arms of a seed start from the same weights.
         """
         raise NotImplementedError
+
+    def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
+        """Train one arm under several seeds, e.g. as a fleet: the measures of every seed, in their order.
+
+        The measures of a seed do not depend on the other seeds, but for rounding.
+        """
+        return [self.run(arm, seed, budget) for seed in seeds]
 
     def setting(self, arm: str) -> dict[str, Any]:
         """The tuned setting of an arm: the one under trial, the chosen one, or before tuning the first; {} if it has

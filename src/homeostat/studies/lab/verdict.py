@@ -72,6 +72,9 @@ class Verdict:
         because: why the primary expectation is the primary one.
         preconditions: judged on the development seeds.
         tuning_log: arm -> settings that were tried, their scores, and the chosen one, as the harness recorded them.
+        changed: what was changed since the last verdict, and why.
+        history: the headlines of the verdicts that this one replaces, oldest first: date, rule, seeds, verdict,
+            expectation, effect, interval, threshold.
         settings: of the study, and the sizes of the budget.
         code: fingerprint of the source code of the runs.
         method_code: of the study, its laboratory and its components alone.
@@ -92,6 +95,8 @@ class Verdict:
     because: str = ""
     preconditions: tuple[Judged, ...] = ()
     development_seeds: tuple[int, ...] = ()
+    changed: str = ""
+    history: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     tuning: str = ""
     tuning_log: dict[str, Any] = field(default_factory=dict)
@@ -199,6 +204,15 @@ def write(verdict: Verdict, path: Path) -> None:
         write_text(path, text)
     except OSError as error:
         raise BadInput(f"cannot write the verdict to {path}: {error}; choose another place with --out FILE") from error
+
+
+def history(path: Path) -> tuple[dict[str, Any], ...]:
+    """The history of a verdict file and its own headline, oldest first; () if there is no file."""
+    if not path.is_file():
+        return ()
+    old = json.loads(path.read_text("utf-8"))
+    kept = ("date", "rule", "verdict", "expectation", "effect", "interval", "threshold", "seeds")
+    return (*old.get("history", ()), {key: old.get(key) for key in kept})
 
 
 def _mean(effects: Sequence[float]) -> float:
