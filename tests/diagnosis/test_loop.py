@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from homeostat import catalogue
+from homeostat.catalogue.status import BOUNDED, VERDICTS
 from homeostat.core.component import build, components
 from homeostat.core.finding import Finding
 from homeostat.diagnosis import Action, ClosedLoop, History, LoopPolicy, prescriptions_for, remedies_for
+from homeostat.diagnosis.prescriptions import EARLIER_RULE, verdict
 
 POLICY = LoopPolicy(warmup=100, window=100, cooldown=50, tries=3)
 Effect = Callable[[str, int], float]
@@ -141,4 +144,13 @@ def test_every_prescription_can_be_built_and_states_its_evidence(condition: str)
         for text in remedy.rungs:
             build("treatment", text)
     for prescription in prescriptions_for(condition):
-        assert prescription.do and prescription.verdict in ("untested", "holds", "does not hold", "inconclusive")
+        said = prescription.verdict.removesuffix(f" ({EARLIER_RULE})")
+        known = said in ("untested", *VERDICTS) or said.startswith(BOUNDED)
+        assert prescription.do and known
+
+
+def test_a_verdict_of_the_earlier_rule_says_so(monkeypatch) -> None:
+    files = {"old": {"verdict": "holds"}, "new": {"verdict": "holds", "rule": "one primary expectation"}}
+    monkeypatch.setattr(catalogue, "verdict_of", files.get)
+    assert verdict("old") == f"holds ({EARLIER_RULE})" and verdict("new") == "holds"
+    assert verdict("none of these") == verdict("") == "untested"

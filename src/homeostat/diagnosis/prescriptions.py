@@ -13,6 +13,9 @@ from functools import cache
 from homeostat.core.component import components
 from homeostat.core.finding import Prescription
 
+EARLIER_RULE = "by an earlier rule, not judged again"
+"""Said with a verdict that was made when all expectations had to hold."""
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -51,7 +54,7 @@ def prescriptions_for(condition: str) -> tuple[Prescription, ...]:
 
 @cache
 def verdict(study: str) -> str:
-    """The verdict of a study, "untested" if there is none. Read once per process."""
+    """The verdict of a study, "untested" if there is none; one of the earlier rule says so. Read once per process."""
     if not study:
         return "untested"
     # the catalogue reads verdict files; a diagnosis also works without them
@@ -59,4 +62,6 @@ def verdict(study: str) -> str:
         found = importlib.import_module("homeostat.catalogue").verdict_of(study)
     except (ImportError, AttributeError, KeyError):
         found = None
-    return str(found["verdict"]) if found else "untested"
+    if not found:
+        return "untested"
+    return found["verdict"] if "rule" in found else f"{found['verdict']} ({EARLIER_RULE})"
