@@ -42,7 +42,8 @@ def test_the_gradient_is_that_of_autograd(model):
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
 def test_fitting_several_rates_at_once_is_torch_sgd_at_each(model, batch):
     items, rates = some_items(3), (0.01, 0.05)
-    found = fit(model, items, rates, batch, 30, np.random.default_rng(4))
+    others, both = some_items(9), (np.random.default_rng(8), np.random.default_rng(4))
+    _, found = fit(model, (others, items), rates, batch, 30, both)  # the second of two seeds
     for i, rate in enumerate(rates):
         generator = np.random.default_rng(4)
         weights = model.start(items, 1, generator)
@@ -60,7 +61,7 @@ def test_fitting_several_rates_at_once_is_torch_sgd_at_each(model, batch):
 
 def test_of_a_fitted_diagonal_model_the_trace_is_four_times_the_norm_weighted_by_the_inputs():
     items = sparse_regression(20, 10, 2, 5, np.random.default_rng(5))
-    weights = fit(Diagonal(0.3), items, (0.02,), 0, 5000, np.random.default_rng(6))
+    (weights,) = fit(Diagonal(0.3), (items,), (0.02,), 0, 5000, (np.random.default_rng(6),))
     trace = hessian_moments(probe_of(Diagonal(0.3), weights, 0, items, 0), 40).trace
     power = (items.inputs**2).mean(0)
     assert float(trace) == pytest.approx(4 * ((weights["u"] ** 2 + weights["v"] ** 2) * power).sum(), rel=1e-4)
@@ -69,7 +70,7 @@ def test_of_a_fitted_diagonal_model_the_trace_is_four_times_the_norm_weighted_by
 
 def test_too_large_a_rate_diverges_and_says_so():
     items = some_items(7)
-    weights = fit(TwoLayer(5), items, (0.01, 50.0), 1, 60, np.random.default_rng(8))
+    (weights,) = fit(TwoLayer(5), (items,), (0.01, 50.0), 1, 60, (np.random.default_rng(8),))
     assert np.isfinite(weights["a"][0]).all()
     assert np.isnan(float(hessian_moments(probe_of(TwoLayer(5), weights, 1, items, 0)).trace))
 

@@ -37,7 +37,7 @@ class Model:
         raise NotImplementedError
 
     def gradient(self, weights: Weights, inputs: Array, targets: Array) -> tuple[Weights, Array]:
-        """Gradient of the mean loss on some items, and the errors [E, n]."""
+        """Gradient of the mean loss on some items [..., n, d], and the errors [..., n]. Leading axes are broadcast."""
         raise NotImplementedError
 
     def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -62,12 +62,13 @@ class TwoLayer(Model):
         return {"w": np.repeat(w[None], rates, 0), "a": np.repeat(a[None], rates, 0)}
 
     def gradient(self, weights: Weights, inputs: Array, targets: Array) -> tuple[Weights, Array]:
-        before = inputs @ weights["w"].swapaxes(1, 2)
+        before = inputs @ weights["w"].swapaxes(-1, -2)
         hidden = np.maximum(before, 0)
-        errors = (hidden @ weights["a"][:, :, None])[..., 0] - targets
-        back = (before > 0) * (errors[..., None] * weights["a"][:, None])
-        n = len(targets)
-        return {"w": back.swapaxes(1, 2) @ inputs / n, "a": (errors[:, None] @ hidden)[:, 0] / n}, errors
+        errors = (hidden @ weights["a"][..., None])[..., 0] - targets
+        back = (before > 0) * (errors[..., None] * weights["a"][..., None, :])
+        n = targets.shape[-1]
+        slope = (errors[..., None, :] @ hidden)[..., 0, :]
+        return {"w": back.swapaxes(-1, -2) @ inputs / n, "a": slope / n}, errors
 
     def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         return torch.relu(inputs @ weights["w"].T) @ weights["a"]
@@ -88,8 +89,8 @@ class Diagonal(Model):
 
     def gradient(self, weights: Weights, inputs: Array, targets: Array) -> tuple[Weights, Array]:
         u, v = weights["u"], weights["v"]
-        errors = (u * u - v * v) @ inputs.T - targets
-        pull = 2 * errors @ inputs / len(targets)
+        errors = (inputs @ (u * u - v * v)[..., None])[..., 0] - targets
+        pull = 2 * (errors[..., None, :] @ inputs)[..., 0, :] / targets.shape[-1]
         return {"u": pull * u, "v": -pull * v}, errors
 
     def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -100,22 +101,36 @@ class Diagonal(Model):
 
 
 def fit(
-    model: Model, items: Items, rates: Sequence[float], batch: int, steps: int, generator: np.random.Generator
-) -> Weights:
+    model: Model,
+    items: Sequence[Items],
+    rates: Sequence[float],
+    batch: int,
+    steps: int,
+    generators: Sequence[np.random.Generator],
+) -> list[Weights]:
     """Train from the same weights at every learning rate, on the same batches; 0 takes all items at every step.
 
     Weights that are no longer finite stay so; nothing is clipped.
+
+    Args:
+        items, generators: one for each seed. All seeds are trained at once, none depends on another.
+
+    Returns:
+        The weights of every seed [E, ...].
     """
-    weights = model.start(items, len(rates), generator)
-    eta, n = np.asarray(rates), len(items.targets)
-    order = generator.integers(0, n, (steps, batch)) if batch else None
+    starts = [model.start(its, len(rates), g) for its, g in zip(items, generators, strict=True)]
+    weights = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+    inputs, targets = np.stack([its.inputs for its in items]), np.stack([its.targets for its in items])
+    eta, n, seeds = np.asarray(rates), targets.shape[1], np.arange(len(items))[:, None]
+    orders = np.stack([g.integers(0, n, (steps, batch)) for g in generators], 1) if batch else None
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps):
-            chosen = slice(None) if order is None else order[step]
-            gradient, _ = model.gradient(weights, items.inputs[chosen], items.targets[chosen])
+            # [S, 1, n, d] and [S, 1, n]: the same items for every learning rate
+            x, y = (inputs, targets) if orders is None else (inputs[seeds, orders[step]], targets[seeds, orders[step]])
+            gradient, _ = model.gradient(weights, x[:, None], y[:, None])
             for name, g in gradient.items():
-                weights[name] -= eta.reshape(-1, *(1,) * (g.ndim - 1)) * g
-    return weights
+                weights[name] -= eta.reshape(-1, *(1,) * (g.ndim - 2)) * g
+    return [{name: w[place] for name, w in weights.items()} for place in range(len(items))]
 
 
 def probe_of(model: Model, weights: Weights, index: int, items: Items, seed: int) -> Probe:

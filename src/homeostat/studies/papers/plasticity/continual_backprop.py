@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from torch import nn
 
 from homeostat.core.component import Cite
 from homeostat.streams import PermutedLabels, PermutedPixels
@@ -21,8 +19,8 @@ from homeostat.studies.lab.expectation import (
     number,
     primary,
 )
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.training import ArmSetup, condition, l2, train
+from homeostat.studies.lab.many_seeds import FleetStudy, fleet_of, train_fleet
+from homeostat.studies.lab.training import ArmSetup, condition, l2
 from homeostat.treatments import ContinualBackprop, ShrinkAndPerturb
 
 _RATE = 1e-3
@@ -41,7 +39,6 @@ _LABELS: dict[str, ArmSetup] = {
     "shrink-and-perturb": ArmSetup("weights shrunk and perturbed after every step", treatments=(ShrinkAndPerturb(),)),
     "layer norm": ArmSetup("a LayerNorm before every nonlinearity", layer_norm=True),
 }
-_GRADUAL = {"plain, gradual": ArmSetup("nothing done; labels change item by item over the whole task")}
 _PIXELS = {
     "plain, pixels": ArmSetup("nothing done; pixels are permuted instead of labels"),
     "continual-backprop, pixels": ArmSetup(
@@ -49,7 +46,7 @@ _PIXELS = {
         treatments=_LABELS["continual-backprop"].treatments,
     ),
 }
-_SETUPS = {**_LABELS, **_GRADUAL, **_PIXELS}
+_SETUPS = {**_LABELS, **_PIXELS}
 
 
 def _spared(arms: Mapping[str, Measures]) -> float:
@@ -59,11 +56,12 @@ def _spared(arms: Mapping[str, Measures]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContinualBackpropStudy(Study):
-    """Online permuted digits: 100 tasks, one pass each; 64-100-100-10 ReLU network, Adam at 3e-3, batches of 32.
+class ContinualBackpropStudy(FleetStudy):
+    """Online permuted digits: 40 tasks, one pass each; 64-64-64-10 ReLU network, Adam at 3e-3, batches of 32; the seeds
+    of a block are trained as a fleet.
 
-    Accuracy is online: on every batch before training on it. Early is the mean over the first ten tasks, late over the
-    last ten. The paper's claim is about online permuted MNIST and ImageNet pairs, with far more and longer tasks.
+    Accuracy is online: on every batch before training on it. Early is the mean over the first five tasks, late over the
+    last five. The paper's claim is about online permuted MNIST and ImageNet pairs, with far more and longer tasks.
     """
 
     name: ClassVar[str] = "continual-backprop"
@@ -74,15 +72,19 @@ class ContinualBackpropStudy(Study):
     )
     series: ClassVar[str] = "online"
     remarks: ClassVar[str] = (
-        "Choosing the least useful units gains 3 points here, replacing units at all gains 50. Plain training also "
-        "fails if labels change gradually over the whole task: its accuracy at the end of a task falls to 0.25. These "
-        "figures are of runs in which the treatment had other code: the mean activation of a replaced unit was folded "
-        "into the next biases, which the authors' running code does not do, and the random control took a running "
-        "average of noise as its score, so that it replaced units soon after they matured. It is a uniform choice now."
+        "Late online accuracy is 0.29 with plain training and 0.60 with continual backprop. Replacing units at all "
+        "gains most of it: at random 0.57, so choosing the least useful ones gains 3 points. L2, shrinking and "
+        "perturbing, and layer norm are between (0.32 to 0.40) at their default strengths, which were not tuned. "
+        "Permuted pixels cost plain training less (0.59 to 0.51), and continual backprop improves there too."
     )
     tuning: ClassVar[str] = (
         "on seed 1000, with plain training: optimizer, learning rate (1e-3, 3e-3) and batch size (8, 16, 32). The "
         "replacement rate was set to 1e-3 beforehand and tried on that seed; other treatments have their default knobs"
+    )
+    changed: ClassVar[str] = (
+        "One primary expectation decides, on new seeds. The treatment no longer folds the mean of a replaced unit into "
+        "the next biases, and the random control chooses uniformly. 40 tasks and 64 units in place of 100 and 100, so "
+        "that a block of ten seeds takes minutes; the arm whose labels change gradually is left out"
     )
     arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = primary(
@@ -116,26 +118,29 @@ class ContinualBackpropStudy(Study):
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"tasks": 3, "batch_size": 32, "items": 160, "widths": (20, 20), "rate": 3e-3, "edge": 1},
-        "paper": {"tasks": 100, "batch_size": 32, "items": 0, "widths": (100, 100), "rate": 3e-3, "edge": 10},
+        "paper": {"tasks": 40, "batch_size": 32, "items": 0, "widths": (64, 64), "rate": 3e-3, "edge": 5},
     }
 
-    def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
-        sizes, setup, stream = self.sizes(budget), _SETUPS[arm], self.stream(arm, seed, budget)
-        model: nn.Sequential = setup.network(stream.source.inputs.shape[1], sizes["widths"], stream.source.classes)
-        optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        scores = train(model, optimizer, stream, setup.treatments, seed)
+    def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
+        sizes, setup = self.sizes(budget), _SETUPS[arm]
+        streams = [self.stream(arm, seed, budget) for seed in seeds]
+        source = streams[0].source
+        fleet = fleet_of(setup, source.inputs.shape[1], sizes["widths"], source.classes, sizes["rate"], seeds)
+        scores = train_fleet(fleet, streams)
         edge = sizes["edge"]
-        return {
-            "early": scores.early("online", edge),
-            "late": scores.late("online", edge),
-            "late, at task end": scores.late("end", edge),
-            **condition(model, stream.whole(stream.count - 1)[0]),
-            "online": [round(value, 4) for value in scores.online],
-        }
+        return [
+            {
+                "early": score.early("online", edge),
+                "late": score.late("online", edge),
+                "late, at task end": score.late("end", edge),
+                **condition(fleet.replica(r), stream.whole(stream.count - 1)[0]),
+                "online": [round(value, 4) for value in score.online],
+            }
+            for r, (score, stream) in enumerate(zip(scores, streams, strict=True))
+        ]
 
     def stream(self, arm: str, seed: int, budget: str) -> TaskStream:
         """The stream of an arm; arms of a seed on the same problem have the same stream."""
         sizes = self.sizes(budget)
         kind = PermutedPixels if arm in _PIXELS else PermutedLabels
-        count = {key: sizes[key] for key in ("tasks", "batch_size", "items")}
-        return kind(data=self.data, seed=seed, gradual=float(arm in _GRADUAL), **count)
+        return kind(data=self.data, seed=seed, **{key: sizes[key] for key in ("tasks", "batch_size", "items")})
