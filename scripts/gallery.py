@@ -25,7 +25,8 @@ Every study with a verdict, and what its seeds showed. The page and the plots ar
 `make gallery`; each verdict was made by the command beside it, and [how a verdict is reached](studies.md) says what the
 words mean. One primary expectation decides (at most two); secondary ones never change a verdict. Verdicts marked as of
 the earlier rule were made when all expectations had to hold, with a 95% interval; those judged before the code changed
-have not been repeated with the present code of their treatments, and a remark says what the change means. In a plot, a
+have not been repeated with the present code of their treatments, and a remark says what the change means. A study that
+was judged again lists its earlier verdicts and what was changed. In a plot, a
 dot is a seed, the bar is the interval of the mean, and the dashed line is what had to be exceeded; below them, a series
 that the study kept (mean over the seeds, one line an arm).
 """
@@ -61,8 +62,23 @@ def section(study: type[Study], verdict: dict[str, Any]) -> str:
         figures = f"{number(e['effect'])} | {span(e['interval'])} | {number(e['threshold'])}"
         lines.append(f"| {cell(e['says'])} | {e.get('role', '')} | {figures} | {e['verdict']} |")
     lines += ["", *_robust(verdict), *([study.remarks, ""] if study.remarks else []), *_reasons(study, verdict)]
+    lines += _history(study, verdict)
     lines += [f"`{verdict['command']}` ({_time(verdict)})", ""]
     return "\n".join(lines)
+
+
+def _history(study: type[Study], verdict: Mapping[str, Any]) -> list[str]:
+    """The verdicts that this one replaces, and what was changed since."""
+    lines = []
+    for old in verdict.get("history", ()):
+        rule = "" if old.get("rule") else "by the earlier rule, "
+        seeds = f"{len(old['seeds'])} seeds from {old['seeds'][0]} on" if old["seeds"] else "development seeds"
+        figures = f"{number(old['effect'])}, {span(old['interval'])}"
+        lines.append(f"- {old['date']}, {rule}{seeds}: {old['verdict']} ({old['expectation']}: {figures})")
+    if lines:
+        lines = ["Earlier verdicts:", "", *lines, ""]
+        lines += [f"Changed since: {study.changed}.", ""] if study.changed else []
+    return lines
 
 
 def _seeds(verdict: Mapping[str, Any]) -> str:
