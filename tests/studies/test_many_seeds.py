@@ -65,7 +65,8 @@ def test_every_replica_has_its_own_anchors():
         model = fleet.replica(r)
         one = Anchors(model, 3.0)
         one.weight, one.centre = both.weight[r], both.centre[r]
-        assert float(both.penalty()[r]) == pytest.approx(float(one.penalty()), rel=1e-5) > 0
+        held, expected = both.penalty()[r].item(), one.penalty().item()
+        assert held == pytest.approx(expected, rel=1e-5) and held > 0
     assert not torch.equal(both.weight[0], both.weight[1])
 
 

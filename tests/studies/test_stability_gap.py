@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
 
 import pytest
 import torch
+from torch.optim import SGD
 
 from homeostat.streams import digits
+from homeostat.studies.lab.many_seeds import fleet_of
+from homeostat.studies.lab.training import ArmSetup
 from homeostat.studies.papers.continual.stability_gap import (
     ANGLES,
     FIRST,
-    _shares,
-    only,
+    Problem,
+    Rehearser,
     rotated,
     rotations,
     splits,
-    whole_batches,
 )
 
 
@@ -50,18 +51,35 @@ def test_splits_share_nothing_and_leave_nothing_out():
     assert sum(map(len, tasks)) == len(digits())
 
 
-def test_batches_are_whole_and_pass_through_the_items():
-    data = only(digits(), [0])
-    batches = list(islice(whole_batches(data, 0), 6))
-    assert [len(y) for _, y in batches] == [64] * 6
-    rows = torch.cat([x for x, _ in batches[:2]])  # 178 items: two whole batches a pass
-    assert len(rows.unique(dim=0)) == len(rows)
-    assert not torch.equal(batches[0][0], batches[2][0])
+def learner(few: int = 0, steps: int = 15) -> Rehearser:
+    problem = Problem.of(digits(), (3, 4), splits, 3)
+    fleet = fleet_of(ArmSetup("", optimizer=SGD), 64, (10,), 10, 0.1, (3, 4))
+    return Rehearser(fleet, problem, steps, few)
 
 
-def test_the_share_of_the_stable_part_is_taken_at_the_switch_and_after():
-    plastic = {step: 2.0 for step in range(60)}
-    stable = {step: 0.0 for step in range(60)} | {11: 0.1, 13: 1.0, 31: 0.3, 10 + FIRST + 1: 5.0}
-    assert _shares(stable, plastic, [10, 30]) == pytest.approx(
-        {"share at switch": 0.1, "share later": (0.5 + 0.15) / 2}
+def test_every_task_has_its_own_items_of_its_own_seed():
+    problem = learner().problem
+    for task, members in enumerate(problem.members):
+        for seed in range(2):
+            assert problem.labels[seed, members[seed]].unique().tolist() == [2 * task, 2 * task + 1]
+        assert sorted(problem.exams[task][1][0].unique().tolist()) == [2 * task, 2 * task + 1]
+    assert not torch.equal(problem.inputs[0], problem.inputs[1])
+
+
+def test_rehearsed_items_are_of_old_tasks_and_as_few_as_were_kept():
+    one = learner(few=5)
+    items = torch.cat([one.old(2, step) for step in range(10)], 1)
+    assert set(one.pairs(items)[1].unique().tolist()) <= {0, 1, 2, 3}
+    assert all(len(row.unique()) <= 10 for row in items)
+
+
+def test_old_tasks_are_evaluated_around_switches_and_gradients_at_their_start():
+    one = learner()
+    found = one.learn()
+    assert found.ends.tolist() == [15, 30, math.inf] and found.accuracy.shape[:2] == (2, 3)
+    assert found.accuracy[:, 2, found.steps <= 30].isnan().all() and found.accuracy[..., -1].isfinite().all()
+    assert [len(rows) for rows in one.norms] == [FIRST, FIRST]
+    shares = one.shares()
+    assert shares["share at switch"].tolist() == pytest.approx(
+        [float((one.norms[0][0] + one.norms[1][0])[r]) / 2 for r in range(2)]
     )
