@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from torch.nn.utils import parameters_to_vector
-from torch.optim import SGD, Adagrad
+from torch import Tensor, nn
+from torch.optim import SGD
 
 from homeostat.core.component import Cite
 from homeostat.core.random import Draw
+from homeostat.fleet import Fleet
 from homeostat.streams import PermutedPixels
 from homeostat.streams.data import resolve
-from homeostat.studies.lab.elastic import Anchors
+from homeostat.studies.lab.elastic import FleetAnchors
 from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
-from homeostat.studies.lab.forgetting import Diary, accuracies, held_out
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.training import FAST_ADAM, ArmSetup, attached
+from homeostat.studies.lab.forgetting import Diary, held_out
+from homeostat.studies.lab.many_seeds import FleetStudy, accuracies_of, fleet_of, stacked, task_batches
+from homeostat.studies.lab.training import FAST_ADAM, ArmSetup
 from homeostat.treatments import Classp
-
-_SGD = partial(SGD, foreach=True)
-_ADAGRAD = partial(Adagrad, foreach=True)
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,15 @@ class ClasspArm:
 
 def classp(says: str, **settings: Any) -> ClasspArm:
     """Training in which CLASSP replaces every update; the optimizer's rate has no effect."""
-    return ClasspArm(ArmSetup(says, (Classp(**settings),), optimizer=_SGD))
+    return ClasspArm(ArmSetup(says, (Classp(**settings),), optimizer=SGD))
 
 
 WAYS: dict[str, ClasspArm] = {
-    "sgd": ClasspArm(ArmSetup("plain SGD", optimizer=_SGD), 0.05),
-    "adam": ClasspArm(ArmSetup("Adam", optimizer=FAST_ADAM), 1e-3),
-    "adagrad": ClasspArm(ArmSetup("AdaGrad", optimizer=_ADAGRAD), 0.02),
+    "sgd": ClasspArm(ArmSetup("plain SGD", optimizer=SGD), 0.05),
+    "adagrad": classp(
+        "AdaGrad: CLASSP of power 2 without threshold", rate=0.02, power=2.0, threshold=0.0, epsilon=1e-12
+    ),
     "ewc": ClasspArm(ArmSetup("Adam with elastic weight consolidation", optimizer=FAST_ADAM), 5e-3, 100.0),
-    "ewc, sgd": ClasspArm(ArmSetup("SGD with elastic weight consolidation", optimizer=_SGD), 0.1, 20.0),
     "classp": classp(
         "CLASSP as its authors ran it: the division begins with the second task",
         scaling="later",
@@ -61,65 +57,69 @@ WAYS: dict[str, ClasspArm] = {
     ),
     "no threshold": classp("the same without the threshold", scaling="later", rate=0.2, threshold=0.0),
     "no scaling": classp("the same without the division", scaling="never", rate=0.1, threshold=1e-6),
-    "always": classp("CLASSP with the division in the first task too", rate=0.06, threshold=1e-5),
-    "always, no threshold": classp("the same without the threshold", rate=0.1, threshold=0.0),
 }
 
 
-def learn(way: ClasspArm, data: Any, seed: int, sizes: Mapping[str, Any], tasks: int) -> dict[str, Measure]:
-    """Learn the tasks one after the other."""
-    known, judged = held_out(resolve(data), seed)
-    chosen = {"seed": seed, "tasks": tasks}
-    stream = PermutedPixels(data=known, **chosen, **{k: sizes[k] for k in ("items", "epochs", "batch_size")})
-    tests = [PermutedPixels(data=judged, **chosen).whole(task) for task in range(tasks)]
-    model = way.setup.network(known.inputs.shape[1], sizes["widths"], known.classes)
-    optimizer = way.setup.optimizer(model.parameters(), lr=way.rate)
-    anchors, diary, moved = Anchors(model, way.strength), Diary(), []
-    with attached(model, optimizer, way.setup.treatments, seed) as loop:
-        loop.criterion = anchors.penalised(loop.criterion) if way.strength else loop.criterion
-        for task in range(tasks):
-            loop.boundary(task)
-            before = _flat(model)
-            for step in range(stream.starts[task], stream.starts[task + 1]):
-                loop.step(*stream.batch(step))
-            moved.append(float((_flat(model) != before).double().mean()))
-            diary.note(stream.starts[task + 1], accuracies(model, tests[: task + 1]))
-            if way.strength and bool(_flat(model).isfinite().all()):  # a diverged network is judged too
-                anchors.drop(stream.whole(task)[0][:300], Draw(seed, ("study", "ewc", task)).generator("labels"))
-    return _measures(diary, moved)
+def learn(way: ClasspArm, data: Any, seeds: Sequence[int], sizes: Mapping[str, Any]) -> list[dict[str, Measure]]:
+    """Learn two tasks one after the other."""
+    parts = list(zip((held_out(resolve(data), seed) for seed in seeds), seeds, strict=True))
+    counts = {k: sizes[k] for k in ("items", "epochs", "batch_size")}
+    streams = [PermutedPixels(data=known, seed=seed, tasks=2, **counts) for (known, _), seed in parts]
+    exams = [PermutedPixels(data=judged, seed=seed, tasks=2) for (_, judged), seed in parts]
+    tests = [stacked([exam.whole(task) for exam in exams]) for task in range(2)]
+    inputs, classes = streams[0].source.inputs.shape[1], streams[0].source.classes
+    fleet = fleet_of(way.setup, inputs, sizes["widths"], classes, way.rate, seeds)
+    anchors, diaries, moved = FleetAnchors(fleet, way.strength), [Diary() for _ in seeds], torch.zeros(len(seeds))
+    for task in range(2):
+        before = _flat(fleet)
+        if task:
+            fleet.boundary()
+        for x, y in task_batches(streams, task):
+            if way.strength and task:
+                fleet.learn(_losses(fleet(x), y) + anchors.penalty())
+            else:
+                fleet.step(x, y)
+        moved = (_flat(fleet) != before).double().mean(1)
+        found = torch.tensor([accuracies_of(fleet, *test) for test in tests[: task + 1]])
+        for diary, accuracies in zip(diaries, found.mT.tolist(), strict=True):
+            diary.note(streams[0].starts[task + 1], accuracies)
+        if way.strength and not task:
+            items = torch.stack([stream.whole(task)[0][:300] for stream in streams])
+            anchors.drop(items, [Draw(seed, ("study", "ewc", task)).generator("labels") for seed in seeds])
+    return [_measures(diary, share) for diary, share in zip(diaries, moved.tolist(), strict=True)]
 
 
-def _flat(model: nn.Module) -> torch.Tensor:
-    return parameters_to_vector(model.parameters()).detach().clone()
+def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    each = nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    return each.view_as(targets).mean(1)
 
 
-def _measures(diary: Diary, moved: list[float]) -> dict[str, Measure]:
+def _flat(fleet: Fleet) -> Tensor:
+    return torch.cat([value.flatten(1) for value in fleet.parameters().values()], 1).clone()
+
+
+def _measures(diary: Diary, moved: float) -> dict[str, Measure]:
     ends = diary.ends()
     return {
         "average": sum(ends[1]) / 2,
         "old": ends[1][0],
         "new": ends[1][1],
-        "final": diary.final(),
         "first learned": ends[0][0],
-        "last learned": ends[-1][-1],
-        "moved": moved[1],
-        "moved last": moved[-1],
-        "learned": [round(found[-1], 4) for found in ends],
+        "moved": moved,
         "average so far": [round(value, 4) for value in diary.average()],
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClasspStudy(Study):
-    """Five tasks of permuted digits, ten passes each, batches of 32, no rehearsal; 64-100-10 ReLU network with one head
-    for all tasks.
+class ClasspStudy(FleetStudy):
+    """Two tasks of permuted digits, ten passes each, batches of 32, no rehearsal; 64-100-10 ReLU network with one head
+    for both tasks. The seeds of a block are trained as a fleet.
 
-    All accuracies are on a held-out quarter of the digits. Average, old, new: after the second task, over the first two
-    tasks and for each of them. Final: over all five tasks at the end. Learned: accuracy on a task at its end, for the
-    first and the last of five tasks; the difference is the cost of freezing. Moved: share of weights that differ from
-    their values before the second, or the fifth, task. Elastic weight consolidation (Kirkpatrick et al. 2017,
-    arXiv:1612.00796) has one Fisher matrix per task, from 300 items with labels drawn from the network. Not included
-    from the paper: MNIST followed by Fashion-MNIST with a convolutional network, and sentiment analysis.
+    All accuracies are on a held-out quarter of the digits. Average, old, new: after the second task, over both tasks
+    and for each of them. Moved: share of weights that differ from their values before the second task. Elastic weight
+    consolidation (Kirkpatrick et al. 2017, arXiv:1612.00796) has a Fisher matrix from 300 items of the first task, with
+    labels drawn from the network. Not included from the paper: MNIST followed by Fashion-MNIST with a convolutional
+    network, and sentiment analysis.
     """
 
     name: ClassVar[str] = "classp"
@@ -140,13 +140,16 @@ class ClasspStudy(Study):
         "to settings that learn five tasks on seeds 1000 to 1004"
     )
     remarks: ClassVar[str] = (
-        "The division causes the gain: AdaGrad, SGD and Adam are well below, and without it CLASSP is hardly better "
-        "than SGD (0.828 against 0.819). Ten seeds do not decide whether the threshold helps; with it fewer weights "
-        "move in the fifth task (0.58 instead of 0.75). After two tasks CLASSP equals elastic weight consolidation "
-        "with Adam (0.926 and 0.925) and is above the same with SGD (0.898). Likely cause of the tie: optimizer, rate "
-        "and strength of the former were all tuned. Over five tasks CLASSP ends higher, 0.684 against 0.611, and still "
-        "learns the fifth task to 0.88, elastic weight consolidation only to 0.69. Its freezing costs 7 points from "
-        "the first task to the fifth, and 32 if it divides in the first task too."
+        "CLASSP and elastic weight consolidation are equally accurate (0.906 and 0.903), and 100 seeds exclude a "
+        "difference of 2 points but not of 1. Likely cause of the tie, not tested: optimizer, rate and strength of "
+        "elastic weight consolidation were tuned as carefully as CLASSP. The division causes CLASSP's gain: without "
+        "it, it is as accurate as SGD (0.80), and AdaGrad is 6 points below. The threshold makes no difference to the "
+        "accuracy (0.905 without); with it fewer weights move in the second task (0.78 instead of 0.88)."
+    )
+    changed: ClassVar[str] = (
+        "The comparison with elastic weight consolidation decides, on new seeds and as many as it needs. Only the two "
+        "tasks of the claim are learned, and the seeds of a block are trained as a fleet; Adam, elastic weight "
+        "consolidation with SGD and the division in the first task are left out"
     )
     arms: ClassVar[Mapping[str, str]] = {name: way.setup.says for name, way in WAYS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = primary(
@@ -175,10 +178,9 @@ class ClasspStudy(Study):
         ),
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"items": 100, "epochs": 1, "batch_size": 32, "widths": (20,), "tasks": 3},
-        "paper": {"items": 0, "epochs": 10, "batch_size": 32, "widths": (100,), "tasks": 5},
+        "smoke": {"items": 100, "epochs": 1, "batch_size": 32, "widths": (20,)},
+        "paper": {"items": 0, "epochs": 10, "batch_size": 32, "widths": (100,)},
     }
 
-    def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
-        sizes = self.sizes(budget)
-        return learn(WAYS[arm], self.data, seed, sizes, sizes["tasks"])
+    def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
+        return learn(WAYS[arm], self.data, seeds, self.sizes(budget))

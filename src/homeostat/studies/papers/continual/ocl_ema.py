@@ -2,64 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch.optim import SGD
-
 from homeostat.core.component import Cite
-from homeostat.core.treatment import Treatment
-from homeostat.streams import ClassIncremental
 from homeostat.streams.data import resolve
 from homeostat.studies.lab.expectation import Expectation, Measure, Precondition, difference, number, primary
-from homeostat.studies.lab.forgetting import Diary, accuracies, held_out, shifted
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.training import ArmSetup, attached
-from homeostat.treatments import MaskedSoftmax, PowerLawRehearsal, TemporalEnsemble
+from homeostat.studies.lab.many_seeds import FleetStudy
+from homeostat.studies.lab.online import OnlineTasks, Rehearsal, learn_online
+from homeostat.studies.lab.training import ArmSetup
+from homeostat.studies.lab.tuning import Tuning
+from homeostat.treatments import TemporalEnsemble
 
-_LEARNERS: dict[str, tuple[str, tuple[Treatment, ...]]] = {
-    "rehearsal": (
-        "as many rehearsed items as new ones, 40 kept of each task, all old tasks alike",
-        (PowerLawRehearsal(exponent=0.0, share=1.0, per_task=40),),
-    ),
-    "masked": (
-        "the same, and classes that an item has nothing to do with are masked in its loss",
-        (PowerLawRehearsal(exponent=0.0, share=1.0, per_task=40), MaskedSoftmax()),
-    ),
+_LEARNERS = {
+    "er": ("experience replay", Rehearsal()),
+    "er-ace": ("ER-ACE: new items are compared with the classes of their batch only", Rehearsal(asymmetric=True)),
 }
-_DECAYS = (0.9, 0.99, 0.999)
-_JUDGED = 0.99
-_SETUPS: dict[str, ArmSetup] = {
-    **{name: ArmSetup(says, treatments) for name, (says, treatments) in _LEARNERS.items()},
-    **{
-        f"{name}, average {decay:g}": ArmSetup(
-            f"{says}; evaluated with the weights averaged, decay {decay:g}",
-            (*treatments, TemporalEnsemble(decay=decay)),
-        )
-        for name, (says, treatments) in _LEARNERS.items()
-        for decay in _DECAYS
-    },
+_DECAYS = (0.9, 0.97, 0.99)
+_AVERAGED = {name: f"{name}, average" for name in _LEARNERS}
+_ARMS = {name: says for name, (says, _) in _LEARNERS.items()} | {
+    _AVERAGED[name]: f"{says}; evaluated with the weights averaged" for name, (says, _) in _LEARNERS.items()
 }
 
 
 def _expected(learner: str) -> tuple[Expectation, ...]:
-    averaged = f"{learner}, average {_JUDGED:g}"
+    averaged = _AVERAGED[learner]
     return (
         Expectation(f"{learner}: the average's worst-case accuracy is higher", difference(averaged, learner, "worst")),
         Expectation(f"{learner}: it dips less after a switch", difference(learner, averaged, "dip")),
+        Expectation(f"{learner}: its accuracy over time is higher", difference(averaged, learner, "anytime")),
         Expectation(
             f"{learner}: its final accuracy is at most one point lower", difference(averaged, learner, "final"), -0.01
         ),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TemporalEnsembleStudy(Study):
-    """Online split digits: five tasks of two classes, one pass over 6,740 items (every image and its four shifts by a
-    pixel), batches of 10; 64-100-10 ReLU network, plain SGD at 0.3.
+def _unstable(learner: str) -> Precondition:
+    return Precondition(
+        f"{learner}: worst-case accuracy is more than 3 points below the final accuracy",
+        lambda arms: number(arms[learner], "final") - number(arms[learner], "worst"),
+        0.03,
+        (learner,),
+    )
 
-    Accuracies are on a held-out quarter of the digits, every five steps, over all classes met so far; the network does
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalEnsembleStudy(FleetStudy):
+    """Online split digits: five tasks of two classes, one pass over 1,200 items of each (images and their shifts by a
+    pixel) in batches of 10, with 10 items from a reservoir of 200 that includes the current task; 64-100-10 ReLU
+    network, plain SGD. The seeds of a block are trained as a fleet.
+
+    Accuracies are on 70 held-out digits of each task, every five steps, over all classes met so far; the network does
     not know the task. Worst: mean of the last task's accuracy and the lowest accuracy of each old task since its end.
     Dip: largest fall of the mean accuracy on old tasks in the 50 steps after a switch. Not included from the paper:
     residual networks with batch norm, Split-CIFAR100 and Split-MiniImageNet; its learners DER, MIR and RAR.
@@ -73,66 +67,63 @@ class TemporalEnsembleStudy(Study):
     )
     series: ClassVar[str] = "average"
     remarks: ClassVar[str] = (
-        "For plain rehearsal the claim clearly holds: worst-case accuracy rises from 0.63 to 0.87 and the dip nearly "
-        "disappears. It fails for the masked learner, which has hardly any dip (0.01). Likely cause: items are "
-        "rehearsed only after their task has ended, so with these masks no item compares new classes with old ones; "
-        "new classes are learned late (0.44 at the end of their task), and the average lags further. That learner is "
-        "not the paper's ER-ACE, whose memory includes the current task and whose rehearsed items see all classes. "
-        "Decays 0.99 and 0.999 give the same result: the warm-up reaches 0.99 only after 890 updates, and there are "
-        "fewer."
+        "Worst-case accuracy rises from 0.62 to 0.78 with ER and from 0.73 to 0.86 with ER-ACE, and the dip after a "
+        "switch falls to a half and to a fifth. Final accuracy does not suffer. The decay matters: both averages chose "
+        "0.9, the shortest that was tried. With the default of 0.99, on other seeds, the average lagged behind "
+        "(accuracy over time 1 and 4 points lower), and for ER-ACE the worst-case accuracy was not clearly better "
+        "(0.011, -0.007 to 0.030, with 100 seeds)."
     )
+    first_seed: ClassVar[int] = 200
     tuning: ClassVar[str] = (
-        "on seed 1000, with plain rehearsal: the learning rate (0.03, 0.1, 0.3), by accuracy over time. The judged "
-        "decay is the treatment's default, fixed beforehand"
+        "by the harness: the learning rate of both learners, and, at this rate, the decay of both averages. Memory and "
+        "steps were fixed beforehand"
     )
-    arms: ClassVar[Mapping[str, str]] = {name: setup.says for name, setup in _SETUPS.items()}
+    changed: ClassVar[str] = (
+        "First: ER-ACE in place of a masked learner that was not the paper's, and a memory that includes the current "
+        "task. On seeds 100 to 199 the claim was clear for ER and undecided for ER-ACE: the default decay of 0.99 "
+        "averages over 100 steps, and a task has 120. The paper's tasks are much longer. So the decay is tuned now, on "
+        "development seeds, with as many settings as the learning rate, and other seeds are judged"
+    )
+    tune: ClassVar[Tuning] = Tuning(
+        "anytime",
+        {name: ({"rate": 0.3}, {"rate": 0.1}, {"rate": 0.03}) for name in _LEARNERS}
+        | {arm: tuple({"decay": decay} for decay in _DECAYS) for arm in _AVERAGED.values()},
+        seeds=2,
+    )
+    arms: ClassVar[Mapping[str, str]] = _ARMS
     expectations: ClassVar[tuple[Expectation, ...]] = primary(
         tuple(e for name in _LEARNERS for e in _expected(name)),
-        "rehearsal: the average's worst-case accuracy",
-        "masked: the average's worst-case accuracy",
+        "er: the average's worst-case accuracy",
+        "er-ace: the average's worst-case accuracy",
         margin=0.01,
     )
     because: ClassVar[str] = (
         "The worst-case accuracy falls with the accuracy and with the gap after a switch, so it measures both parts of "
         "the claim. The claim is about rehearsal methods in general, so it has to hold for both learners."
     )
-    preconditions: ClassVar[tuple[Precondition, ...]] = (
-        Precondition(
-            "rehearsal: accuracy on old tasks falls by more than 5 points after a switch",
-            lambda arms: number(arms["rehearsal"], "dip"),
-            0.05,
-            ("rehearsal",),
-        ),
-    )
+    preconditions: ClassVar[tuple[Precondition, ...]] = tuple(_unstable(learner) for learner in _LEARNERS)
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "smoke": {"items": 120, "batch_size": 10, "widths": (20,), "rate": 0.3, "every": 5, "window": 50},
-        "paper": {"items": 0, "batch_size": 10, "widths": (100,), "rate": 0.3, "every": 5, "window": 50},
+        "smoke": {"steps": 12, "batch_size": 10, "judged": 20, "widths": (20,), "every": 5, "window": 50},
+        "paper": {"steps": 120, "batch_size": 10, "judged": 70, "widths": (100,), "every": 5, "window": 50},
     }
 
-    def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
-        sizes, setup = self.sizes(budget), _SETUPS[arm]
-        learn, judge = held_out(resolve(self.data), seed)
-        stream = ClassIncremental(data=shifted(learn), seed=seed, items=sizes["items"], batch_size=sizes["batch_size"])
-        exam = ClassIncremental(data=judge, seed=seed)
-        model = setup.network(learn.inputs.shape[1], sizes["widths"], learn.classes)
-        optimizer = SGD(model.parameters(), lr=sizes["rate"], foreach=True)
-        diary = Diary()
-        with attached(model, optimizer, setup.treatments, seed) as loop:
-            for task in range(stream.count):
-                loop.boundary(task)
-                tests = [exam.whole(j) for j in range(task + 1)]
-                end = stream.starts[task + 1]
-                for step in range(stream.starts[task], end):
-                    loop.step(*stream.batch(step))
-                    if (step + 1) % sizes["every"] == 0 or step + 1 == end:
-                        with loop.evaluation():
-                            diary.note(step + 1, accuracies(model, tests))
-        average = diary.average()
-        return {
-            "final": diary.final(),
-            "anytime": sum(average) / len(average),
-            "worst": diary.worst_case(),
-            "dip": diary.dip(sizes["window"]),
-            "learned": diary.learned(),
-            "average": [round(value, 4) for value in average],
-        }
+    def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
+        sizes, learner = self.sizes(budget), arm.split(", ")[0]
+        tasks = OnlineTasks(resolve(self.data), seeds, sizes)
+        averaged = (TemporalEnsemble(decay=self.setting(arm)["decay"]),) if arm != learner else ()
+        setup, rate = ArmSetup(_ARMS[arm], averaged), self.setting(learner)["rate"]
+        diaries, _ = learn_online(setup, _LEARNERS[learner][1], tasks, rate)
+        found: list[dict[str, Measure]] = []
+        for diary in diaries:
+            average = diary.average()
+            found.append(
+                {
+                    "final": diary.final(),
+                    "anytime": sum(average) / len(average),
+                    "worst": diary.worst_case(),
+                    "dip": diary.dip(sizes["window"]),
+                    "learned": diary.learned(),
+                    "average": [round(value, 4) for value in average],
+                }
+            )
+        return found

@@ -133,7 +133,7 @@ class ContinualBackpropStudy(FleetStudy):
                 "early": score.early("online", edge),
                 "late": score.late("online", edge),
                 "late, at task end": score.late("end", edge),
-                **condition(fleet.replica(r), stream.whole(stream.count - 1)[0]),
+                **condition(fleet.replica(r), stream.whole(stream.count - 1)[0]),  # type: ignore[arg-type]
                 "online": [round(value, 4) for value in score.online],
             }
             for r, (score, stream) in enumerate(zip(scores, streams, strict=True))

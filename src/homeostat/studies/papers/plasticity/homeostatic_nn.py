@@ -171,7 +171,10 @@ class HomeostaticStudy(FleetStudy):
             accuracy, rates = _walk(_ARMS[arm], streams, seeds)
             for row, *values in zip(found, accuracy.tolist(), rates.tolist(), strict=True):
                 row |= dict(zip((shift, f"mean rate, {shift}"), values, strict=True))
-        return [{**row, "accuracy by shift": [round(float(row[shift]), 4) for shift in SHIFTS]} for row in found]
+        return [
+            {**row, "accuracy by shift": [round(float(row[shift]), 4) for shift in SHIFTS]}  # type: ignore[arg-type]
+            for row in found
+        ]
 
 
 def _network() -> nn.Sequential:

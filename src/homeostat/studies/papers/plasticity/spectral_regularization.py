@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from homeostat.core.component import Cite
 from homeostat.streams import PermutedLabels
 from homeostat.studies.lab.expectation import Expectation, Measure, Measures, Precondition, fall, number, primary
-from homeostat.studies.lab.study import Study
-from homeostat.studies.lab.training import ArmSetup, condition, l2, train
+from homeostat.studies.lab.many_seeds import FleetStudy, fleet_of, train_fleet
+from homeostat.studies.lab.training import ArmSetup, condition
 from homeostat.treatments import L2Init, SpectralRegularization, WassersteinRegularization
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)
-_PENALTIES = {
-    "l2": lambda strength: l2(f"L2 of {strength:g} in the loss", strength),
-    "l2-init": lambda strength: ArmSetup(f"pulled to its initial weights, {strength:g}", (L2Init(strength=strength),)),
-    "wasserstein": lambda strength: ArmSetup(
-        f"pulled to its initial distribution of weights, {strength:g}",
-        (WassersteinRegularization(strength=strength),),
-    ),
-    "spectral": lambda strength: ArmSetup(
-        f"largest singular values pulled to 1, {strength:g}", (SpectralRegularization(strength=strength),)
-    ),
+_SETUPS: dict[str, ArmSetup] = {
+    "plain": ArmSetup("no penalty"),
+    "l2": ArmSetup("L2 in the loss"),
+    "l2-init": ArmSetup("pulled to its initial weights", (L2Init(),)),
+    "wasserstein": ArmSetup("pulled to its initial distribution of weights", (WassersteinRegularization(),)),
+    "spectral": ArmSetup("largest singular values pulled to 1", (SpectralRegularization(),)),
 }
+_PENALTIES = tuple(name for name in _SETUPS if name != "plain")
 
 
-def _arm(penalty: str, strength: float) -> str:
-    return f"{penalty} {strength:g}"
-
-
-_SETUPS: dict[str, ArmSetup] = {"plain": ArmSetup("no penalty")} | {
-    _arm(penalty, strength): make(strength) for penalty, make in _PENALTIES.items() for strength in STRENGTHS
-}
+def _knobs(arm: str, replicas: int) -> dict[str, Tensor]:
+    """The strength of every replica: all seeds with the first strength, then with the second, ..."""
+    strengths = torch.tensor(STRENGTHS, dtype=torch.float64).repeat_interleave(replicas // len(STRENGTHS))
+    if arm == "l2":
+        return {"weight_decay": 2 * strengths}  # of strength * sum of squares
+    return {f"{t.name}.strength": strengths for t in _SETUPS[arm].treatments}
 
 
 def _late(arms: Mapping[str, Measures], penalty: str) -> list[float]:
-    return [number(arms[_arm(penalty, strength)], "late") for strength in STRENGTHS]
+    return [number(arms[penalty], f"late, {strength:g}") for strength in STRENGTHS]
 
 
 def _kept(arms: Mapping[str, Measures]) -> float:
     """Change from early to late tasks under the spectral penalty of the middle strength."""
-    middle = arms[_arm("spectral", STRENGTHS[1])]
-    return number(middle, "late") - number(middle, "early")
+    middle = f"{STRENGTHS[1]:g}"
+    return number(arms["spectral"], f"late, {middle}") - number(arms["spectral"], f"early, {middle}")
 
 
 def _better(arms: Mapping[str, Measures]) -> float:
@@ -62,12 +58,18 @@ def _steadier(arms: Mapping[str, Measures]) -> float:
     return min(span.values()) - mine
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpectralRegularizationStudy(Study):
-    """Digits whose labels are permuted 50 times, one pass each; 64-128-128-128-10 ReLU network, Adam at 3e-3.
+def _best(arms: Mapping[str, Measures]) -> float:
+    """Late accuracy under the spectral penalty at its worst strength minus the best of the other penalties' worst."""
+    return min(_late(arms, "spectral")) - max(min(_late(arms, p)) for p in _PENALTIES if p != "spectral")
 
-    Accuracy is that on all items at the end of a task. Early is the mean over the first ten tasks, late over the last
-    ten. Every penalty has the same three strengths; none was selected afterwards. This tests trainability on one kind
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralRegularizationStudy(FleetStudy):
+    """640 digits whose labels are permuted 40 times, one pass each; 64-64-64-64-10 ReLU network, Adam at 3e-3, batches
+    of 16; the seeds of a block are trained as a fleet.
+
+    Accuracy is that on all items at the end of a task. Early is the mean over the first eight tasks, late over the last
+    eight. Every penalty has the same three strengths; none was selected afterwards. This tests trainability on one kind
     of network; the paper's claim about generalisation and other architectures is not tested here.
     """
 
@@ -78,12 +80,18 @@ class SpectralRegularizationStudy(Study):
         "less on the strength of the penalty than L2, L2 towards the initial weights, or the Wasserstein distance to "
         "them."
     )
-    series: ClassVar[str] = "end"
+    series: ClassVar[str] = "end, 0.001"
+    changed: ClassVar[str] = (
+        "The two parts of the claim decide, on new seeds; five seeds had left both open. Fewer and smaller tasks and "
+        "layers of 64 units, and all strengths of a penalty and all seeds of a block are trained as one fleet"
+    )
     remarks: ClassVar[str] = (
-        "Plain training falls from 0.84 to 0.62, but so unevenly over five seeds that the interval includes zero. "
-        "Likewise, the narrowest range of the other penalties is not clearly wider than the spectral one. On average, "
-        "late accuracy with the spectral penalty is above that of every other penalty at the same strength (0.94, 0.95 "
-        "and 0.92; the best of the others is 0.89). Generalisation and other architectures were not tried."
+        "The first part of the claim holds: plain training falls from 0.53 to 0.39, and late accuracy with the "
+        "spectral penalty is 0.56, 0.68 and 0.66 at the three strengths. The second does not, as it was put: the range "
+        "of the Wasserstein penalty over the strengths is smaller. The cause is seen in the figures: that penalty has "
+        "little effect at any strength (0.40, 0.41 and 0.38, as plain training), so its range says nothing of "
+        "robustness. At its worst strength the spectral penalty is 12 points above the best of the other penalties at "
+        "their worst. Generalisation and other architectures were not tried."
     )
     tuning: ClassVar[str] = (
         "learning rate (1e-3 or 3e-3) and problem (random or permuted labels) on seed 1000, with plain training only; "
@@ -96,6 +104,7 @@ class SpectralRegularizationStudy(Study):
             Expectation(f"spectral {STRENGTHS[1]:g} loses less than 2 points", _kept, -0.02),
             Expectation("spectral, mean over strengths, is late above plain training", _better),
             Expectation("spectral has the smallest range over strengths of the four penalties", _steadier),
+            Expectation("at its worst strength spectral is late above every other penalty at its worst", _best),
         ),
         "spectral, mean over strengths",
         "spectral has the smallest range",
@@ -110,24 +119,31 @@ class SpectralRegularizationStudy(Study):
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"tasks": 2, "items": 96, "batch_size": 32, "width": 16, "rate": 3e-3, "edge": 1},
-        "paper": {"tasks": 50, "items": 0, "batch_size": 32, "width": 128, "rate": 3e-3, "edge": 10},
+        "paper": {"tasks": 40, "items": 640, "batch_size": 16, "width": 64, "rate": 3e-3, "edge": 8},
     }
 
-    def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
-        sizes, setup = self.sizes(budget), _SETUPS[arm]
+    def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
+        sizes, setup, edge = self.sizes(budget), _SETUPS[arm], self.sizes(budget)["edge"]
         count = {key: sizes[key] for key in ("tasks", "items", "batch_size")}
-        stream = PermutedLabels(data=self.data, seed=seed, **count)
-        model = setup.network(stream.source.inputs.shape[1], (sizes["width"],) * 3, stream.source.classes)
-        optimizer = setup.optimizer(model.parameters(), lr=sizes["rate"])
-        scores = train(model, optimizer, stream, setup.treatments, seed)
-        edge = sizes["edge"]
-        return {
-            "early": scores.early("end", edge),
-            "late": scores.late("end", edge),
-            "sigma": largest_singular_value(model),
-            **condition(model, stream.source.inputs),
-            "end": [round(value, 4) for value in scores.end],
-        }
+        copies = 1 if arm == "plain" else len(STRENGTHS)
+        streams = [PermutedLabels(data=self.data, seed=seed, **count) for seed in seeds] * copies
+        inputs, classes, widths = streams[0].source.inputs.shape[1], streams[0].source.classes, (sizes["width"],) * 3
+        knobs = {} if arm == "plain" else _knobs(arm, len(streams))
+        fleet = fleet_of(setup, inputs, widths, classes, sizes["rate"], tuple(seeds) * copies, knobs=knobs)
+        scores = train_fleet(fleet, streams)
+        found: list[dict[str, Measure]] = [{} for _ in seeds]
+        for r, score in enumerate(scores):
+            which, seed = divmod(r, len(seeds))
+            named = "" if arm == "plain" else f", {STRENGTHS[which]:g}"
+            measures = {
+                "early": score.early("end", edge),
+                "late": score.late("end", edge),
+                "sigma": largest_singular_value(fleet.replica(r)),  # type: ignore[arg-type]
+                **condition(fleet.replica(r), streams[r].source.inputs),  # type: ignore[arg-type]
+                "end": [round(value, 4) for value in score.end],
+            }
+            found[seed] |= {f"{name}{named}": value for name, value in measures.items()}
+        return found
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from homeostat.studies.lab.reasoning.improve import Rounds, improve, tested
 from homeostat.studies.lab.reasoning.tasks import Chain
 from homeostat.studies.lab.study import Study
 
+TASK = Chain(5, 4, "+-*")
 _ARMS: dict[str, tuple[str, tuple[Objective, ...]]] = {
     "plain": ("clipped policy gradient without dual clipping, group advantages", (ClippedPolicyGradient(dual=1e9),)),
     "clip-cov": (
@@ -50,8 +51,8 @@ def _extrapolation(arms: Mapping[str, Measures]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyMechanismStudy(Study):
-    """A transformer of 228,000 parameters, trained on chains of three operations modulo 7 with errors, is improved by
-    policy gradient on the verifier's reward: 16 prompts with 8 answers per update, 4 updates per round, 32 rounds,
+    """A transformer of two layers of width 48, trained on chains of three operations modulo 5 with errors, is improved
+    by policy gradient on the verifier's reward: 12 prompts with 8 answers per update, 4 updates per round, 18 rounds,
     Adam.
 
     H and R are token entropy and share of correct answers on test prompts, after every round. The curve is fitted to
@@ -68,21 +69,25 @@ class EntropyMechanismStudy(Study):
         "Reward follows R = -a exp(H) + b and can be predicted from early points. Restricting the tokens of high "
         "covariance (Clip-Cov, KL-Cov) keeps entropy high without loss of reward."
     )
+    changed: ClassVar[str] = (
+        "One expectation for each of the two claims decides, on new seeds. A smaller transformer on chains modulo 5, "
+        "fewer prompts and rounds, so that ten seeds take minutes; the plain arm has no dual clipping, like the "
+        "authors' baseline"
+    )
     tuning: ClassVar[str] = (
         "learning rate (3e-4, 5e-4, 1e-3), length, pretraining (350 or 500 steps) and updates per round (2 or 4) on "
         "seed 1000, with plain training; on the same seed two fractions of tokens (2% and 10%) were looked at, with "
         "Clip-Cov and KL-Cov. The threshold of 0.8 was set before; the correlation on that seed was 0.78"
     )
     remarks: ClassVar[str] = (
-        "Entropy falls (0.79 to 0.15 nats), and covariance correlates with its fall, with 0.73 instead of more than "
-        "0.8: the theory is about plain gradient steps on a table of logits, while here Adam changes shared weights. R "
-        "= -a exp(H) + b and a straight line predict the later rewards equally well (errors of 0.037 and 0.033, of "
-        "which sampling causes 0.02): over this range of H they hardly differ. 63% of the later points are in the "
-        "curve's 95% interval, because the points of one run are not independent. Clip-Cov and KL-Cov keep entropy "
-        "higher (0.22 and 0.20 nats late) and lose 4 and 2 points of reward after the same number of updates, while "
-        "pass@4 is 1 point higher. The likely cause: sharpening the knowledge of the base policy is enough for this "
-        "task, so higher entropy has little left to find. In these runs plain training had dual clipping at 3; it has "
-        "none now, like the authors' baseline."
+        "Restricting the tokens of high covariance keeps entropy: 0.95 nats late with Clip-Cov and 0.82 with KL-Cov, "
+        "against 0.70 with plain training. The reward is 4 and 2 points lower after the same number of updates, pass@4 "
+        "1 to 2 points higher. What is not seen is a tight relation of covariance and the fall of entropy: the "
+        "correlation over windows of ten updates is 0.45 on average, and it varies much between seeds. The cause was "
+        "not isolated. The run is short (72 updates, seven windows) and its fall of entropy small (0.26 nats), so that "
+        "sampling noise weighs more than in the first, longer runs, where the correlation was 0.73; and the theory is "
+        "about plain gradient steps on a table of logits, while here Adam changes shared weights. R = -a exp(H) + b "
+        "foretells later rewards slightly better than a straight line (errors of 0.027 and 0.030)."
     )
     arms: ClassVar[Mapping[str, str]] = {name: says for name, (says, _) in _ARMS.items()}
     expectations: ClassVar[tuple[Expectation, ...]] = primary(
@@ -114,12 +119,12 @@ class EntropyMechanismStudy(Study):
     )
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"width": 16, "steps": 30, "rounds": 12, "prompts": 4, "rate": 5e-4, "tested": 8},
-        "paper": {"width": 96, "steps": 500, "rounds": 32, "prompts": 16, "rate": 5e-4, "tested": 64},
+        "paper": {"width": 48, "steps": 400, "rounds": 18, "prompts": 12, "rate": 7e-4, "tested": 48},
     }
 
     def run(self, arm: str, seed: int, budget: str) -> dict[str, Measure]:
         sizes = self.sizes(budget)
-        base = Base(Chain(7, 4, "+-*"), width=sizes["width"], steps=sizes["steps"])
+        base = Base(TASK, width=sizes["width"], steps=sizes["steps"], batch=32)
         model, points = base.policy(seed), []
         rounds = Rounds(sizes["rounds"], updates=4, prompts=sizes["prompts"], rate=sizes["rate"])
         log = improve(
