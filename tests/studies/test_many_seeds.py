@@ -60,6 +60,10 @@ def test_every_replica_has_its_own_anchors():
     )
     items, both = torch.randn(2, 20, 4), FleetAnchors(fleet, 3.0)
     both.drop(items, [torch.Generator().manual_seed(r) for r in range(2)])
+    for r in range(2):
+        alone = Anchors(fleet.replica(r), 3.0)
+        alone.drop(items[r], torch.Generator().manual_seed(r))
+        assert torch.equal(both.weight[r], alone.weight) and torch.equal(both.centre[r], alone.centre)
     fleet.step(torch.randn(2, 8, 4), torch.randint(3, (2, 8)))
     for r in range(2):
         model = fleet.replica(r)

@@ -14,8 +14,8 @@ from homeostat.studies.lab.training import ArmSetup
 from homeostat.studies.papers.continual.stability_gap import (
     ANGLES,
     FIRST,
-    Problem,
     Rehearser,
+    SeedTasks,
     rotated,
     rotations,
     splits,
@@ -52,7 +52,7 @@ def test_splits_share_nothing_and_leave_nothing_out():
 
 
 def learner(few: int = 0, steps: int = 15) -> Rehearser:
-    problem = Problem.of(digits(), (3, 4), splits, 3)
+    problem = SeedTasks.of(digits(), (3, 4), splits, 3)
     fleet = fleet_of(ArmSetup("", optimizer=SGD), 64, (10,), 10, 0.1, (3, 4))
     return Rehearser(fleet, problem, steps, few)
 

@@ -159,7 +159,7 @@ class StabilityGapStudy(FleetStudy):
 
     def run_many(self, arm: str, seeds: Sequence[int], budget: str) -> list[dict[str, Measure]]:
         sizes, (kind, kept) = self.sizes(budget), arm.split(", ")
-        problem = Problem.of(resolve(self.data), seeds, _TASKS[kind], sizes["tasks"])
+        problem = SeedTasks.of(resolve(self.data), seeds, _TASKS[kind], sizes["tasks"])
         plain = ArmSetup("", optimizer=SGD)
         inputs, classes = problem.inputs.shape[2], problem.classes
         fleet = fleet_of(plain, inputs, sizes["widths"], classes, sizes["rate"], seeds)
@@ -177,7 +177,7 @@ class StabilityGapStudy(FleetStudy):
 
 
 @dataclass(frozen=True)
-class Problem:
+class SeedTasks:
     """The tasks of R seeds.
 
     Args:
@@ -194,7 +194,7 @@ class Problem:
     classes: int
 
     @classmethod
-    def of(cls, data: Data, seeds: Sequence[int], make: Callable[[Data], list[Data]], count: int) -> Problem:
+    def of(cls, data: Data, seeds: Sequence[int], make: Callable[[Data], list[Data]], count: int) -> SeedTasks:
         """The first tasks that a function makes of the data of every seed."""
         parts = [[make(part)[:count] for part in held_out(data, seed)] for seed in seeds]
         learned, judged = zip(*parts, strict=True)
@@ -229,7 +229,7 @@ class Rehearser:
     """
 
     fleet: Fleet
-    problem: Problem
+    problem: SeedTasks
     steps: int
     few: int
     norms: list[list[Tensor]] = field(default_factory=list)
