@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 
-.PHONY: demo test test-torch slow check evidence gallery picture clean
+.PHONY: demo test test-torch slow thorough check evidence gallery picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/homeostat demo
@@ -15,6 +15,10 @@ test: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The whole of the grids of which `make test` and `make slow` run a part.
+thorough: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m thorough
 
 # The fast tests of the shell on another torch: `make test-torch VERSION=2.6.0`. The other dependencies are as locked, but
 # torch chooses its sympy, and stable_baselines3, which no test of the shell needs, would ask for a newer torch than 2.6.

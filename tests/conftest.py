@@ -1,5 +1,7 @@
 """Torch uses one thread, because several slow small tensors down on shared cores; a run ends with its test."""
 
+import gc
+
 import pytest
 import torch
 
@@ -18,3 +20,4 @@ def runs_end_with_their_test():
         listener.stop()  # type: ignore[attr-defined]
     for key in set(MODULE_HOOKS._placed) - placed:
         MODULE_HOOKS.take_off(key)
+    gc.unfreeze()  # what is not listed is searched for slowly

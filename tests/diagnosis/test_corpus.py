@@ -32,10 +32,10 @@ def stored(file: str) -> list[StoredRun]:
 
 
 @pytest.mark.parametrize(
-    "seed", [seed if seed < 3 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(6)]
+    "seed", [seed if seed < 3 else pytest.param(seed, marks=pytest.mark.thorough) for seed in range(6)]
 )
 def test_healthy_runs_raise_nothing_above_information(seed: int) -> None:
-    """Every kind of run in every seed; three seeds of six are replayed in the slow stage."""
+    """Every kind of run in every seed; three seeds of six are replayed by `make thorough` alone."""
     runs = [run for run in stored("healthy") if run.seed == seed]
     alarms = [
         (run.name, f.condition, f.severity, f.evidence["text"])

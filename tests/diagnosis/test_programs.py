@@ -32,7 +32,7 @@ def net(*last: nn.Module, hidden: int = 32, inputs: int = 8, outputs: int = CLAS
 
 
 def train(model, optimizer, loss, steps: int = 400, after=lambda step: None, clears: bool = True):
-    run = homeostat.attach(model, optimizer, every=5)
+    run = homeostat.attach(model, optimizer, every=10)
     for step in range(steps):
         if clears:
             optimizer.zero_grad()

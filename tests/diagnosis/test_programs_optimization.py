@@ -76,11 +76,12 @@ def made(network: str, optimizer: str, rate: float):
 
 
 def pairs():
-    """Every network with every optimizer; in the fast suite both optimizers on one network, one on each other."""
-    fast = {("relu", "SGD"), ("relu", "Adam"), ("tanh", "Adam"), ("convolutions", "SGD"), ("recurrent", "SGD")}
-    fast.add(("attention", "Adam"))
+    """Every network with every optimizer; the fast pairs have both optimizers, those of fast and slow all networks."""
+    fast = {("relu", "SGD"), ("attention", "Adam")}
+    slow = {("convolutions", "SGD"), ("tanh", "Adam"), ("recurrent", "SGD")}
     for pair in itertools.product(NETWORKS, RATES):
-        yield pytest.param(*pair, marks=() if pair in fast else pytest.mark.slow)
+        marks = () if pair in fast else pytest.mark.slow if pair in slow else pytest.mark.thorough
+        yield pytest.param(*pair, marks=marks)
 
 
 @pytest.mark.parametrize(("size", "right"), [(0, ["learning-rate-too-high"]), (1, []), (2, ["learning-rate-too-low"])])

@@ -42,7 +42,7 @@ def _images(g: torch.Generator) -> torch.Tensor:
     return torch.randn(16, 1, 6, 6, generator=g, dtype=torch.float64)
 
 
-IMAGES = pytest.param((_conv, _images), marks=pytest.mark.slow)
+IMAGES = pytest.param((_conv, _images), marks=pytest.mark.thorough)
 
 
 def _alone(net, optimizer, treatments: list[Treatment], seed: int, given, controllers=()):

@@ -88,7 +88,7 @@ def test_news_are_the_parts_that_changed(tmp_path, runs):
     sent = Sent()
     first = news(runs, [record.run], sent)
     assert set(first["parts"]) == {
-        f"0-{part}" for part in ("head", "findings", "network", "journal", "unmeasured", "facts")
+        f"0-{part}" for part in ("head", "findings", "network", "journal", "ranks", "unmeasured", "facts")
     }
     assert news(runs, [record.run], sent) is None
     record.set_findings(200, [DORMANT])

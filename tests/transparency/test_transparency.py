@@ -1,7 +1,8 @@
 """A measured program leaves behind what it leaves behind alone: over a hundred programs, each measured in four ways.
 
 Compared are weights, buffers, optimizer states, files and copies made of them, random streams, settings of torch and
-of the interpreter, what was printed, and the exit code. A tenth of the programs is in the fast suite.
+of the interpreter, what was printed, and the exit code. A twentieth of the programs is in the fast suite, a fifth in
+the slow one.
 """
 
 import itertools
@@ -21,7 +22,7 @@ NOT_MEASURED = {
     "torch.compiled_functions": "loss and step are compiled: no hook is called",
 }
 """Program -> why nothing of it can be measured."""
-EVERY_TENTH = [name for kind in cell.KINDS for name in cell.programs(kind)][::10]
+PROGRAMS = [name for kind in cell.KINDS for name in cell.programs(kind)]
 
 
 def run(folder, programs):
@@ -72,11 +73,12 @@ def check(folder, programs):
     assert not found, "\n".join(found)
 
 
-def test_every_tenth_program_is_as_it_is_alone(tmp_path):
-    check(tmp_path, EVERY_TENTH)
+@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.slow)])
+def test_some_programs_are_as_they_are_alone(every, tmp_path):
+    check(tmp_path, PROGRAMS[::every])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", cell.KINDS)
 def test_programs_are_as_they_are_alone(kind, tmp_path):
     check(tmp_path, cell.programs(kind))

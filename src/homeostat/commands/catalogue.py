@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,9 +14,6 @@ from homeostat.commands.app import app, epilog, missing_extra, show_json
 from homeostat.commands.records import AsJson
 from homeostat.commands.tables import cell, print_table
 from homeostat.core.errors import BadInput, UnknownName
-
-if TYPE_CHECKING:
-    pass
 
 DRAFTS = Path("catalogue-drafts")
 COLUMNS = ["id", "year", "title", "components", "study", "verdict"]
@@ -95,6 +92,11 @@ def listing(
     print_table(f"{len(rows)} entries", columns, [[cell(row[c]) for c in columns] for row in rows])
 
 
+def _json_was_asked_for(ctx: typer.Context) -> bool:
+    """Whether `--json` was given before the name of the command."""
+    return ctx.parent is not None and bool(ctx.parent.params.get("as_json"))
+
+
 @catalogue.command()
 def show(
     ctx: typer.Context,
@@ -107,7 +109,7 @@ def show(
     from homeostat import catalogue as papers
 
     data = papers.to_json([papers.entry(id)])
-    if as_json or (ctx.parent is not None and ctx.parent.params.get("as_json")):
+    if as_json or _json_was_asked_for(ctx):
         return show_json(data)
     console = Console(highlight=False)
     for name, value in data["entries"][0].items():
@@ -141,7 +143,7 @@ def add(
         raise BadInput(f"{existing[0]} exists already; move it, or choose another folder with --out")
     for made, path in zip(drafts, paths, strict=True):
         _write(path, json.dumps(made.row, indent=1, ensure_ascii=False) + "\n")
-    if as_json or (ctx.parent is not None and ctx.parent.params.get("as_json")):
+    if as_json or _json_was_asked_for(ctx):
         written = [{"written": str(path), **made.to_json()} for made, path in zip(drafts, paths, strict=True)]
         return show_json({"drafts": written})
     for made, path in zip(drafts, paths, strict=True):
@@ -164,7 +166,7 @@ def feed(
     from homeostat import catalogue as papers
 
     count = papers.update_feed(file, papers.events(since))
-    if as_json or (ctx.parent is not None and ctx.parent.params.get("as_json")):
+    if as_json or _json_was_asked_for(ctx):
         return show_json({"written": str(file), "added": count})
     typer.echo(f"{file}: {count} new")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -48,26 +48,6 @@ def _cause(finding: Finding) -> list[Text]:
 def severity(name: str, word: str = "") -> Text:
     """A severity as symbol, word and colour; None as word means its name."""
     return Text(f"{formatting.MARKS.get(name, '')} {word or name}", style=STYLES.get(name, ""))
-
-
-def runs_list(runs: Iterable[RunMeta], worst: Mapping[str, Finding | None], width: int) -> RenderableType:
-    """Runs in the given order, one per line: the id without its date, script, status, steps and worst finding.
-
-    Args:
-        runs: the runs.
-        worst: id of a run -> its worst finding.
-        width: columns of the terminal.
-    """
-    table = Table(box=None, pad_edge=False, width=width)
-    for name, share in (("run", 0), ("script", 2), ("status", 0), ("steps", 0), ("worst finding", 3)):
-        justify = "right" if name == "steps" else "left"
-        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=share or None, justify=justify)
-    for m in runs:
-        found = worst.get(m.run)
-        said = severity(found.severity, found.condition) if found else Text("-")
-        name = Path(formatting.typed_script(m)).name
-        table.add_row(Text(f"...{m.run[-4:]}"), Text(name), Text(m.status), Text(f"{m.steps:,}"), said)
-    return table
 
 
 def runs_table(runs: Iterable[RunMeta]) -> Table:

@@ -66,6 +66,20 @@ def series_name(vital: str, layer: str) -> str:
     return re.sub(r"[^\w\-./ :]", "_", f"{PREFIX}{vital}/{layer}")
 
 
+def rows_by_step(values: Sequence[Value]) -> list[tuple[int, dict[str, float]]]:
+    """Every step with its values by the name of their series, in the order of steps.
+
+    >>> rows_by_step([(2, "loss", "network", 0.5), (1, "loss", "network", 0.7)])
+    [(1, {'homeostat/loss/network': 0.7}), (2, {'homeostat/loss/network': 0.5})]
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for step, vital, layer, value in values:
+        rows.setdefault(step, {})[series_name(vital, layer)] = value
+    return sorted(rows.items())
+
+
+ALERT_LEVELS: dict[Severity, str] = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
+"""Severity -> the level of an alert, as trackers call it."""
 PREFIX = "homeostat/"
 """Begins every name that Homeostat gives to a tracker."""
 

@@ -17,7 +17,7 @@ from homeostat.report.page import asset, render_page, templates
 from homeostat.report.run_contents import first_vitals, run_contents
 from homeostat.report.shown_run import ShownRun
 
-PARTS = ("head", "findings", "network", "journal", "unmeasured", "facts")
+PARTS = ("head", "findings", "network", "journal", "ranks", "unmeasured", "facts")
 """Parts of the page that are replaced when they change."""
 CHART_POINTS = 3600
 """Maximum number of points of a chart, over all of its lines; a line keeps at least 60."""

@@ -117,6 +117,7 @@ class Cadence:
         self._credit = credit or Credit(0.0)
         early = vitals if credit is not None and every is None else ()
         self._early = {v.name for v in early if v.cost != "heavy" and v.name not in self._fixed}
+        self._early_cheap = {name for name in self._early if self._tier[name] == "cheap"}
         self._switch: int | None = None
         self._every = dict(_START)
         self._costs: dict[str, deque[float]] = {}
@@ -144,21 +145,19 @@ class Cadence:
         """Names of the vitals with a start-up reading at this step. Step 1 does not count, as it is always measured."""
         if not 1 < step <= START_UP_STEPS or step % start_up_spacing(step):
             return set()
-        cheap = {name for name in self._early if self._tier[name] == "cheap"}
         doubled = step & (step - 1) == 0
         if self._credit.lasts:
-            return self._early if doubled else cheap
-        return cheap if doubled and self._credit.covers_few else set()
+            return self._early if doubled else self._early_cheap
+        return self._early_cheap if doubled and self._credit.covers_few else set()
 
     def _next_start_up(self, step: int, names: set[str]) -> int | None:
         """The first step after `step` with a start-up reading of one of `names`."""
+        doubled = 1 << step.bit_length()
+        if not self._credit.lasts or not names & self._early_cheap:  # readings at powers of two alone
+            return doubled if names & self._start_up(doubled) else None
         spacing = start_up_spacing(step + 1)
         at = (step // spacing + 1) * spacing
-        while at <= START_UP_STEPS:
-            if names & self._start_up(at):
-                return at
-            at += start_up_spacing(at + 1)
-        return None
+        return at if at <= START_UP_STEPS else None
 
     def _burst(self) -> tuple[int, ...]:
         return () if self._switch is None else tuple(self._switch + after for after in _BURST)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from homeostat.core.finding import SEVERITIES, Finding, JournalEntry
 from homeostat.core.signals import pass_on
-from homeostat.diagnosis.history import LOGGED
+from homeostat.diagnosis.history import LOGGED, STEP_SERIES
 from homeostat.record import RunRecord
 from homeostat.record.finding_events import changes
 from homeostat.record.json_values import number
@@ -25,8 +25,6 @@ LONGEST_SECONDS = 30.0
 MOST = 100_000
 """Largest number of values that wait; beyond it the oldest are left out."""
 _TAKEN_BACK = {"revert", "give up"}
-_EVERY_STEP = "step-"
-"""Begins the names of series with a value for every step. Trackers get the sampled ones of the same numbers."""
 
 
 class SinkRunner:
@@ -57,7 +55,7 @@ class SinkRunner:
         if self._open:
             for step, vital, layer, value in rows:
                 known = number(value)
-                if known is not None and not vital.startswith((LOGGED, _EVERY_STEP)):
+                if known is not None and not vital.startswith(LOGGED) and vital not in STEP_SERIES:
                     self._values.append((step, vital, layer, known))
 
     def set_findings(self, step: int, findings: Sequence[Finding]) -> None:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from homeostat.sinks.sink import Alert, Value, series_name, within
+from homeostat.sinks.sink import ALERT_LEVELS, Alert, Value, rows_by_step, within
 
 LIBRARY = PACKAGE = "trackio"
 PROJECT = "homeostat"
@@ -40,14 +40,10 @@ class TrackioSink:
         self._trackio.config = config  # `init` sets it to that of the new run
 
     def write(self, values: Sequence[Value], alerts: Sequence[Alert]) -> None:
-        rows: dict[int, dict[str, float]] = {}
-        for step, vital, layer, value in values:
-            rows.setdefault(step, {})[series_name(vital, layer)] = value
-        for step in sorted(rows):
-            self._silently(lambda step=step: self._run.log(rows[step], step=step))
-        levels = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
+        for step, row in rows_by_step(values):
+            self._silently(lambda row=row, step=step: self._run.log(row, step=step))
         for alert in alerts:
-            level = self._trackio.AlertLevel[levels[alert.severity]]
+            level = self._trackio.AlertLevel[ALERT_LEVELS[alert.severity]]
             text = f"step {alert.step}: {alert.text}"
             self._silently(lambda a=alert, t=text, n=level: self._run.alert(title=a.title, text=t, level=n))
 

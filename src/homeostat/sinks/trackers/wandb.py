@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from homeostat.sinks.sink import Alert, Value, series_name, within
+from homeostat.sinks.sink import ALERT_LEVELS, Alert, Value, rows_by_step, series_name, within
 
 LIBRARY = PACKAGE = "wandb"
 PROJECT = "homeostat"
@@ -41,17 +41,13 @@ class WandbSink:
         if run is None:
             return
         if run is self._own:
-            rows: dict[int, dict[str, float]] = {}
-            for step, vital, layer, value in values:
-                rows.setdefault(step, {})[series_name(vital, layer)] = value
-            for step in sorted(rows):
-                run.log({**rows[step], STEP: step})
+            for step, row in rows_by_step(values):
+                run.log({**row, STEP: step})
         elif values:
             latest = {series_name(vital, layer): value for _, vital, layer, value in values}
             run.log({**latest, STEP: max(step for step, *_ in values)}, commit=False)
-        levels = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
         for alert in alerts:
-            level = self._wandb.AlertLevel[levels[alert.severity]]
+            level = self._wandb.AlertLevel[ALERT_LEVELS[alert.severity]]
             run.alert(title=f"homeostat: {alert.title}", text=f"step {alert.step}: {alert.text}", level=level)
 
     def _target(self) -> Any:
