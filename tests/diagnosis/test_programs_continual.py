@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from grids import part_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,7 +130,7 @@ def test_what_was_learned_earlier_is_forgotten(name: str) -> None:
     assert grave(trained(name, rehearse=False))[:1] == ["forgetting"]
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", part_of(PROGRAMS))
 def test_with_rehearsal_nothing_is_forgotten(name: str) -> None:
     assert grave(trained(name, rehearse=True)) == []
 

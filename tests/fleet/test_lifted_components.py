@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from grids import part_of
 from torch import nn
 
 import homeostat
@@ -69,7 +70,7 @@ def _alone(net, optimizer, treatments: list[Treatment], seed: int, given, contro
 
 
 @pytest.mark.parametrize("network", [(_net, _data), IMAGES], ids=["layers", "convolutions"])
-@pytest.mark.parametrize("name", LIFTED)
+@pytest.mark.parametrize("name", part_of(LIFTED))
 def test_each_replica_is_treated_and_measured_as_its_solo_run(name, network):
     (net, data), treatment = network, LIFTED[name]
     if treatment.needs_batch_norm and net is _conv:

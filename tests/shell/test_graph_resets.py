@@ -11,6 +11,7 @@ import nets_conv
 import nets_dense
 import pytest
 import torch
+from grids import part_of
 from nets_expected import CASES
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ def treatable(model: nn.Module, inputs: tuple) -> list[UnitGroup]:
     return [g for g in trace_units(model, inputs).groups if g.nonlinearity != "linear"]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *NORMED])
+@pytest.mark.parametrize("name", [*part_of(PLAIN), *NORMED])
 def test_recycled_dead_units_go_unnoticed_unless_a_norm_mixes_and_learn_again(name: str) -> None:
     model, inputs = build(name)
     for value in model.parameters():

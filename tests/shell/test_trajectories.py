@@ -37,10 +37,12 @@ def test_resets_are_the_same_however_the_loop_is_written(way):
     one_trajectory(trial_of(build("treatment", "continual-backprop")), [way])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "thorough", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("name", STEPPING)
-def test_every_treatment_is_the_same_however_the_loop_is_written(name):
-    one_trajectory(trial_of(components("treatment")[name]()), ways())
+def test_every_treatment_is_the_same_however_the_loop_is_written(name, thorough):
+    one_trajectory(trial_of(components("treatment")[name]()), ways(thorough))
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())

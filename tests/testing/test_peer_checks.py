@@ -57,7 +57,7 @@ def pairs():
                 )
 
 
-@pytest.mark.parametrize(("method", "name"), pairs())
+@pytest.mark.parametrize(("method", "name"), list(pairs()))
 def test_our_own_methods(method: type, name: str) -> None:
     outcome = put(BY_NAME[name], method())
     assert outcome.result in GOOD, outcome.evidence
