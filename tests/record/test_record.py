@@ -161,10 +161,11 @@ def test_ids_never_clash_and_the_seeds_of_the_script_are_left_alone(tmp_path):
     assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
     for record in records:
         record.close()
-    with pytest.raises(RecordError, match=r"20 runs .* start with '2"):
+    with pytest.raises(RecordError, match=r"20 runs .* start or end with '2"):
         open_record("2", tmp_path)
-    with open_record(records[0].run, tmp_path) as reader:
-        assert reader.run == records[0].run
+    for name in (records[0].run, records[0].run[-5:]):
+        with open_record(name, tmp_path) as reader:
+            assert reader.run == records[0].run
 
 
 def test_commits_at_most_once_a_second_whatever_the_wall_clock_does(tmp_path, monkeypatch):

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from homeostat.core.errors import HomeostatError, RecordError
 from homeostat.core.finding import Finding, Prescription
-from homeostat.record import RunRecord, open_record, to_json
+from homeostat.record import RunRecord, list_runs, open_record, to_json
 from homeostat.report import formatting as words
 from homeostat.report import print_summary, runs_table, write_report
 from homeostat.report.descriptions import vital_meanings
 from homeostat.report.downsampling import MOST_POINTS, PAGE_POINTS, binned, decades, thinned, worst_first
 from homeostat.report.page import BUNDLE, page
+from homeostat.report.terminal import runs_list
 from homeostat.report.timeline import finding_spans
 
 
@@ -198,6 +199,18 @@ def test_an_unfinished_run_is_told_apart(tmp_path, monkeypatch):
         Console(file=file, width=160).print(runs_table([reader.meta]))
         assert "unfinished" in file.getvalue() and reader.run in file.getvalue()
     record.close()
+
+
+def test_a_narrow_list_has_one_line_for_each_run_and_cuts_only_the_name_of_the_script(tmp_path):
+    records = [RunRecord.create(tmp_path, script=f"{'long' * n}.py") for n in (1, 30)]
+    for record in records:
+        record.close()
+    file = io.StringIO()
+    Console(file=file, width=80).print(runs_list(list_runs(tmp_path)))
+    head, *lines = file.getvalue().splitlines()
+    assert head.startswith("run ") and len(lines) == 2 and all(len(line) <= 80 for line in lines)
+    assert {line[3:7] for line in lines} == {record.run[-4:] for record in records}
+    assert all(re.search(r"finished .* UTC$", line) for line in lines) and any("long.py" in line for line in lines)
 
 
 def test_terminal_says_where_the_record_is_and_uses_no_colour_when_told(tmp_path, monkeypatch):

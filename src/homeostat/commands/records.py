@@ -10,7 +10,7 @@ import typer
 
 from homeostat.commands.app import command, missing_extra, show_json
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, the start of an id, a path, or last.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, its start or end, a path, or last.")]
 Folder = Annotated[Path, typer.Option("--record", metavar="DIR", help="Folder of run records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT = Path("homeostat-runs")
@@ -28,11 +28,13 @@ def runs(record: Folder = DEFAULT, as_json: AsJson = False) -> None:
         return show_json({"runs": [_meta(meta) for meta in found], "unreadable": unreadable})
     from rich.console import Console
 
-    from homeostat.report.terminal import runs_table
+    from homeostat.report.terminal import NARROW, runs_list, runs_table
 
-    Console(highlight=False).print(
-        runs_table(found) if len(found) else f"no runs in {record}; start one with: homeostat run SCRIPT"
-    )
+    console = Console(highlight=False)
+    if not len(found):
+        console.print(f"no runs in {record}; start one with: homeostat run SCRIPT")
+    else:
+        console.print(runs_list(found) if console.width < NARROW else runs_table(found))
     for path, why in found.unreadable:
         typer.echo(f"skipped {path.name}: {why}", err=True)
 

@@ -1,4 +1,4 @@
-"""Finds run records: by path, by id, by the start of an id, and all of a folder."""
+"""Finds run records: by path, by id, by the start or the end of an id, and all of a folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_record(run: str | Path, folder: str | Path | None = None) -> RunReader:
     """Open a run record for reading, also while it is being written.
 
     Args:
-        run: a path, a run's id, the unique start of an id, or "last" for the newest run.
+        run: a path, a run's id, the unique start or end of an id, or "last" for the newest run.
         folder: folder of the records; None means `homeostat-runs`.
 
     Raises:
@@ -51,7 +51,7 @@ def find_record(run: str, folder: str | Path | None = None) -> Path:
     """The file of a run in a folder.
 
     Args:
-        run: a run's id, the unique start of an id, or "last"; a path is refused.
+        run: a run's id, the unique start or end of an id, or "last"; a path is refused.
         folder: folder of the records; None means `homeostat-runs`.
 
     Raises:
@@ -94,12 +94,12 @@ def _by_id(run: str, folder: Path) -> Path:
         raise RecordError(f"there is no run record at {run}: `homeostat runs` lists those there are")
     files = _files(folder)
     matching = files[:1] if run == LAST else [f for f in files if f.stem == run]
-    matching = matching or [f for f in files if f.stem.startswith(run)]
+    matching = matching or [f for f in files if f.stem.startswith(run)] or [f for f in files if f.stem.endswith(run)]
     if len(matching) == 1:
         return matching[0]
     if matching:
         raise RecordError(
-            f"{len(matching)} runs in {folder} start with {run!r}: {_some(matching)}; give more of the id"
+            f"{len(matching)} runs in {folder} start or end with {run!r}: {_some(matching)}; give more of the id"
         )
     raise RecordError(f"no run {run!r} in {folder}; the newest there: {_some(files) or 'none at all'}")
 

@@ -50,6 +50,19 @@ def severity(name: str, word: str = "") -> Text:
     return Text(f"{formatting.MARKS.get(name, '')} {word or name}", style=STYLES.get(name, ""))
 
 
+def runs_list(runs: Iterable[RunMeta]) -> Table:
+    """Runs in the given order, one line per run, for a narrow terminal: an id is shown by its end."""
+    table = Table(box=None, pad_edge=False, expand=True)
+    for name in ("run", "script", "status", "steps", "time", "started"):
+        ratio = 1 if name == "script" else None  # only the script's name is cut
+        table.add_column(name, no_wrap=True, ratio=ratio, justify="right" if name in ("steps", "time") else "left")
+    for m in runs:
+        name = Path(formatting.typed_script(m)).name
+        cells = (f"...{m.run[-4:]}", name, m.status, f"{m.steps:,}", formatting.duration(m.wall_seconds))
+        table.add_row(*map(Text, cells), Text(formatting.moment(m.started_utc)))
+    return table
+
+
 def runs_table(runs: Iterable[RunMeta]) -> Table:
     """Runs in the given order, one per row."""
     table = Table()

@@ -36,7 +36,7 @@ class WatchedRuns:
         self._listed: dict[Path, tuple[object, RunMeta, list[Finding]]] = {}
 
     def follow(self, run: str) -> FollowedRun:
-        """The run with this id, the unique start of an id, or "last"; never a path.
+        """The run with this id, the unique start or end of an id, or "last"; never a path.
 
         Raises:
             RecordError: there is no such run.
