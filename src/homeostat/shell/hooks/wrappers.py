@@ -7,7 +7,7 @@ import inspect
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -17,6 +17,8 @@ from homeostat.shell.hooks.torch_internals import WRAPPED, compiled_call, is_bui
 
 MOST_REACHED = 200_000
 """Objects that are looked at where the garbage collector does not list all."""
+FEW_CLASSES = 16
+"""Up to so many classes, asking for what refers to them is faster than looking at every object."""
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
@@ -28,26 +30,37 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
     return model, compiled or compiled_call(model) is not None
 
 
-def live(*kinds: type[Any]) -> list[Any]:
+def live(*kinds: type[Any], subclasses: bool = True) -> list[Any]:
     """Every live module or optimizer of these classes, by a search through the garbage collector's objects.
 
     What is garbage but not yet collected is found too.
+
+    Args:
+        kinds: the classes.
+        subclasses: whether instances of their subclasses count.
     """
-    found = _of_classes(gc.get_objects(), kinds)
+    classes = _with_subclasses(kinds) if subclasses else {id(kind): kind for kind in kinds}
+    few = len(classes) <= FEW_CLASSES  # an instance refers to its class
+    found = _of_classes(gc.get_referrers(*classes.values()) if few else gc.get_objects(), classes)
     if gc.get_freeze_count():  # objects that were frozen are not listed
         known = set(map(id, found))
-        found += [thing for thing in _of_classes(_reachable(), kinds) if id(thing) not in known]
+        found += [thing for thing in _of_classes(_reachable(), classes) if id(thing) not in known]
     return [thing for thing in found if is_built(thing)]
 
 
-def _of_classes(things: Iterable[Any], kinds: Iterable[type[Any]]) -> list[Any]:
-    """Those that are instances. Compares ids of classes: a comparison of foreign objects or classes can run code."""
+def _with_subclasses(kinds: Iterable[type[Any]]) -> dict[int, type[Any]]:
+    """The classes and those below them, by their ids."""
     classes, todo = dict[int, type[Any]](), list(kinds)
     while todo:
         kind = todo.pop()
         if id(kind) not in classes:
             classes[id(kind)] = kind
             todo += type.__subclasses__(kind)
+    return classes
+
+
+def _of_classes(things: Iterable[Any], classes: Mapping[int, type[Any]]) -> list[Any]:
+    """Those that are instances. Compares ids of classes: a comparison of foreign objects or classes can run code."""
     things = list(things)
     return list(itertools.compress(things, map(classes.__contains__, map(id, map(type, things)))))
 

@@ -95,8 +95,9 @@ class TargetNetworks:
         online = {key: (name, m) for name, m in inside if (key := _key(m)) and _holds(m, held)}
         own = {id(m) for _, m in online.values()}
         starts, pairs = self._starts.get(network, {}), list[Pair]()
-        for module in live(nn.Module) if online else ():
-            if id(module) in own or type(module) not in {type(m) for _, m in online.values()}:
+        kinds = {type(m) for _, m in online.values()}
+        for module in live(*kinds, subclasses=False) if kinds else ():
+            if id(module) in own:
                 continue
             match = online.get(_key(module))
             if match is None or any(id(p) in held for p in parameters_in(module)):
