@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from grids import part_of
 from test_programs import PROGRAMS
 from test_programs_architecture import NAMED as OF_LAYERS
 from test_programs_batches import NAMED as OF_BATCHES
@@ -31,11 +32,9 @@ def stored(file: str) -> list[StoredRun]:
     return [StoredRun(**row) for row in rows]
 
 
-@pytest.mark.parametrize(
-    "seed", [seed if seed < 3 else pytest.param(seed, marks=pytest.mark.thorough) for seed in range(6)]
-)
+@pytest.mark.parametrize("seed", part_of(range(6), 3))
 def test_healthy_runs_raise_nothing_above_information(seed: int) -> None:
-    """Every kind of run in every seed; three seeds of six are replayed by `make thorough` alone."""
+    """Every kind of run in every seed; four seeds of six are replayed by `make thorough` alone."""
     runs = [run for run in stored("healthy") if run.seed == seed]
     alarms = [
         (run.name, f.condition, f.severity, f.evidence["text"])

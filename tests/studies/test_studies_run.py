@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from grids import part_of
 
 from homeostat.core.component import components
 from homeostat.studies.lab.cell import run_cell
@@ -14,7 +15,7 @@ from homeostat.studies.papers.plasticity.plasticity_probe import dead, gradient_
 STUDIES = components("study")
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", part_of(STUDIES))
 def test_smoke(name, tmp_path):
     verdict = run_study(name, seeds=1, folder=tmp_path, progress=False)
     study = STUDIES[name]()
