@@ -76,11 +76,10 @@ def made(network: str, optimizer: str, rate: float):
 
 
 def pairs():
-    """Every network with every optimizer; the fast pairs have both optimizers, those of fast and slow all networks."""
+    """Every network with every optimizer; two pairs are run as usual, the others by `make thorough` alone."""
     fast = {("relu", "SGD"), ("attention", "Adam")}
-    slow = {("convolutions", "SGD"), ("tanh", "Adam"), ("recurrent", "SGD")}
     for pair in itertools.product(NETWORKS, RATES):
-        marks = () if pair in fast else pytest.mark.slow if pair in slow else pytest.mark.thorough
+        marks = () if pair in fast else pytest.mark.thorough
         yield pytest.param(*pair, marks=marks)
 
 

@@ -70,7 +70,7 @@ def test_every_reader_gives_a_record_or_refuses_it_in_one_line(made, folder, cha
     try_readers(made, folder, changes)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @given(changes=hostile.CHANGES)
 @trying(int(os.environ.get("HOSTILE_RECORDS", 1000)))
 def test_every_reader_gives_many_records_or_refuses_them_in_one_line(made, folder, changes):

@@ -31,7 +31,7 @@ def test_the_memory_keeps_the_last_transitions_and_draws_per_replica():
     assert not torch.equal(action[0], action[1])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_learns_to_balance_the_pole():
     _, episodes = train_dqn(CartPole(), range(6), 20_000)
     returns = episodes.mean_of_last(20)

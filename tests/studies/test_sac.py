@@ -28,7 +28,7 @@ def test_the_density_of_an_action_is_that_of_a_squashed_normal():
     torch.testing.assert_close(density, theirs.log_prob(action).sum(-1), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_learns_to_hold_the_pendulum():
     _, episodes = train_sac(Pendulum(), range(4), 4_000)
     assert sorted(episodes.mean_of_last(5))[1] > -400

@@ -1,7 +1,7 @@
 """Every component of the package keeps the laws of its kind, but for what it declares.
 
 The fast suite checks the components whose code changed since their evidence was written; the slow stage checks every
-fourth of all, thoroughly; `make thorough` checks the others.
+eighth of all, thoroughly; `make thorough` checks the others.
 """
 
 import pytest
@@ -23,7 +23,7 @@ def cases():
         label = f"{component.kind}.{component.name}"
         if not laws_are_current(component):
             yield pytest.param(component, False, id=label)
-        marks = pytest.mark.thorough if number % 4 else pytest.mark.slow
+        marks = pytest.mark.thorough if number % 8 else pytest.mark.slow
         yield pytest.param(component, True, id=f"{label}-thorough", marks=marks)
 
 
