@@ -16,7 +16,7 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# The whole of the grids of which `make test` and `make slow` run a part.
+# The rest of the grids of which `make test` and `make slow` run a part, and long training. The gate does not run it.
 thorough: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m thorough
 
