@@ -13,7 +13,20 @@ from homeostat.commands.run import Ready
 __all__ = ["app", "main"]
 
 # the help lists the commands in this order
-_SUBJECTS = ("run", "records", "watch", "find", "library", "catalogue", "compare", "check", "clinic", "new", "machine")
+_SUBJECTS = (
+    "run",
+    "records",
+    "export",
+    "watch",
+    "find",
+    "library",
+    "catalogue",
+    "compare",
+    "check",
+    "clinic",
+    "new",
+    "machine",
+)
 for _subject in _SUBJECTS:
     import_module(f"homeostat.commands.{_subject}")
 

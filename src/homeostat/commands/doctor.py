@@ -27,6 +27,7 @@ EXTRAS = {
     "scikit-learn": "the digits of the demo and the studies, and `homeostat find` (extras: studies, find)",
     "tensorboard": "--log tensorboard",
     "apprise": "messages with --notify (extra: notify)",
+    "pyarrow": "Parquet files of `homeostat export` (extra: parquet)",
     "transformers": "the callback for its Trainer (extra: hf)",
     "stable-baselines3": "the reinforcement learning examples (extra: rl)",
 }
