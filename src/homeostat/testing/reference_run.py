@@ -101,6 +101,7 @@ class OpenRun(Bench):
         self.optimizer.step()
         yield from self.act(Stage.UPDATE)
         if self.step % BOUNDARY_EVERY == 0:
+            self.task += 1
             yield from self.act(Stage.BOUNDARY)
 
     def _set_rates(self) -> None:

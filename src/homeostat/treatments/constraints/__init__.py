@@ -1,0 +1,1 @@
+"""Treatments that keep the weights in a set."""
