@@ -10,6 +10,8 @@ from homeostat.shell.network import Network
 
 OPENED_BY = {Stage.BATCH: "run.batch(...)", Stage.LOSS: "run.loss(...)", Stage.EVALUATION: "run.evaluation()"}
 """Stages that optimizer steps do not show -> the line of the user's loop that opens them."""
+LINES = {**OPENED_BY, Stage.BOUNDARY: "run.boundary()"}
+"""The same with boundaries, without which a run can be treated, but not at their stage."""
 _MULTI_EVALUATION = ("LBFGS",)
 _DIVIDED = ("ZeroRedundancyOptimizer",)
 

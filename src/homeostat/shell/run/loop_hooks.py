@@ -17,7 +17,7 @@ from homeostat.core.errors import BadInput
 from homeostat.core.treatment import Stage, View
 from homeostat.shell.edits.apply import apply_edits
 from homeostat.shell.edits.undo_log import UndoLog
-from homeostat.shell.run.compatibility import OPENED_BY
+from homeostat.shell.run.compatibility import LINES
 from homeostat.shell.run.treatments import AppliedTreatment, TreatmentRunner
 
 
@@ -65,7 +65,7 @@ class LoopHooks:
         for applied, call in self._due(Stage.BATCH):
             with self._treatments.guarded(applied):
                 made = self._extended(applied, call, made)
-        if any(applied.treatment.lines for applied in self._treatments.applied):
+        if any(Stage.BATCH in applied.treatment.lines for applied in self._treatments.applied):
             self._treatments.network.composition.give(self._treatments.network.model)
         self._treatments.network.composition.begin(made.tasks, self._treatments.task + 1)
         return made.inputs, made.targets
@@ -135,15 +135,16 @@ class LoopHooks:
 
     def never_opened(self) -> dict[str, str]:
         """Treatment -> why it never acted, for treatments whose stage the loop did not open."""
-        asked = {c.name: c.treatment.stage for c in self._treatments.applied if c.treatment.stage in OPENED_BY}
-        partly = {c.name: [s for s in c.treatment.lines if s not in self._opened] for c in self._treatments.applied}
+        opened = self._opened | ({Stage.BOUNDARY} if self._treatments.task else set[Stage]())
+        asked = {c.name: c.treatment.stage for c in self._treatments.applied if c.treatment.stage in LINES}
+        partly = {c.name: [s for s in c.treatment.lines if s not in opened] for c in self._treatments.applied}
         wholly = {
-            name: f"it never acted: {OPENED_BY[stage]} was not called in the loop"
+            name: f"it never acted: {LINES[stage]} was not called in the loop"
             for name, stage in asked.items()
-            if stage not in self._opened
+            if stage not in opened
         }
         return wholly | {
-            name: f"a part of it never acted: {' and '.join(OPENED_BY[s] for s in missing)} was not called in the loop"
+            name: f"a part of it never acted: {' and '.join(LINES[s] for s in missing)} was not called in the loop"
             for name, missing in partly.items()
             if missing
         }

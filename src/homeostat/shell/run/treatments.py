@@ -24,7 +24,7 @@ from homeostat.shell.edits.optimizer_state import Holders
 from homeostat.shell.hooks.module_tree import named_buffers_in
 from homeostat.shell.network import Network
 from homeostat.shell.run.applied_treatment import AppliedTreatment
-from homeostat.shell.run.compatibility import OPENED_BY, admit, admit_rank
+from homeostat.shell.run.compatibility import LINES, admit, admit_rank
 from homeostat.shell.run.failures import treatment_failure
 from homeostat.shell.unit_graph.traced_network import TracedNetwork, fitting, succeeding
 
@@ -83,7 +83,7 @@ class TreatmentRunner:
         self.applied.append(applied)
         self.applied = _ordered(self.applied)
         if treatment.lines and not self.in_loop:
-            lines = " and ".join(OPENED_BY[stage] for stage in treatment.lines)
+            lines = " and ".join(LINES[stage] for stage in treatment.lines)
             why = f"{why}; a part of it cannot act without {lines} in the loop"
         self._add_entry(self._entry(treatment.name, "attach", why=why, detail={"settings": treatment.settings()}))
         self.pair()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class WeightClipping(Treatment):
     )
     stage = Stage.UPDATE
     optimizer_state = "untouched: the moments describe the gradient, which clipping does not change"
+
+    trial: ClassVar[Mapping[str, float]] = {"kappa": 0.9}
 
     kappa: float = knob(3.0, low=0.1, high=1e4, neutral=1e4, unit="initial half-widths", source="our choice")
 

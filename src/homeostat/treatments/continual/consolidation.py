@@ -172,7 +172,7 @@ class SynapticIntelligence(Consolidation):
         start = torch.where(first, now, own["start"])
         clean = torch.where(gradient.isfinite(), gradient, 0.0)
         steps = own["steps"] + 1
-        return {"omega": self._path(own, now), "start": start, "last": now, "pull": clean, "steps": steps}
+        return {"omega": self._path(own, now), "start": start, "last": now.clone(), "pull": clean, "steps": steps}
 
     def consolidate(self, own: State, now: Tensor) -> State:
         moved = (now - own["start"]).square() + self.damping

@@ -104,7 +104,7 @@ class ExperienceReplay(Treatment):
         return after
 
     def _order(self, keys: Tensor, targets: Tensor) -> Tensor:
-        """The items in the order in which they are kept: largest keys first; by class, the first of each class first."""
+        """The order in which items are kept: largest keys first; by class, the first of each class first."""
         by_key = keys.argsort(descending=True, stable=True)
         if self.balance == "reservoir":
             return by_key

@@ -72,7 +72,7 @@ class LayerReset(Periodic):
                     everywhere = torch.ones_like(value, dtype=torch.bool)
                     edits += [SetValues(name, fresh, everywhere), ClearMoments(name, restart=lead(view) == 0)]
                 else:
-                    some = tuple(r for r, yes in enumerate(chosen.tolist()) if yes)
+                    some = tuple(r for r in range(len(chosen)) if bool(chosen[r]))
                     edits += [SetValues(name, fresh[list(some)], replicas=some, averaged=True)]
                     edits += [ClearMoments(name, replicas=some)]
         return edits, state
