@@ -59,8 +59,12 @@ class Forgetting(Condition):
     )
     remedies = (
         Remedy("rehearse: mix items of earlier data into every batch", ("power-law-rehearsal",)),
+        Remedy("rehearse a sample of all earlier items, if changes of the data are not marked", ("experience-replay",)),
         Remedy("train on all data together, shuffled, if they can be kept"),
-        Remedy("hold weights that mattered earlier (EWC, synaptic intelligence), or use smaller steps on new data"),
+        Remedy(
+            "hold weights that mattered earlier (`elastic-weight-consolidation` or `synaptic-intelligence`, with "
+            "`run.boundary()` where the data change), or use smaller steps on new data"
+        ),
     )
     faults: ClassVar[Mapping[str, Facts]] = {
         "classes one pair after the other": Facts(
