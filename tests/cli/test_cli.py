@@ -154,6 +154,9 @@ def test_list_and_version():
     named = {c["name"]: c["settings"] for c in invoke_json("list", "treatments")["components"]}
     assert named.keys() >= {"continual-backprop", "redo"} and named["redo"] == ReDo().settings()
     assert "continual-backprop" in invoke("list", "treatment").stdout
+    needs = {c["name"]: c["needs"] for c in invoke_json("list", "treatments")["components"]}
+    assert needs["l2-init"] == [] and needs["redo"] == ["unit groups"] and needs["fire"] == ["run.boundary()"]
+    assert needs["adab2n"] == ["run.batch(...)", "run.loss(...)", "batch normalisation"]
     assert invoke_json("version") == {"version": __version__}
     assert {s["id"] for s in invoke_json("study")["studies"]} >= {"continual-backprop"}
 

@@ -41,7 +41,8 @@ def list_components(
         return show_json({"components": rows})
     if kind is None:
         return print_table("", ["kind", "components"], [[k, str(len(found))] for k, found in known.items()])
-    print_table("", ["name", "what", "settings"], [[r["name"], r["what"], _texts(r["settings"])] for r in rows])
+    head = ["name", "what", *(["needs"] if kind == "treatment" else []), "settings"]
+    print_table("", head, [[r["name"], r["what"], *_needs(r), _texts(r["settings"])] for r in rows])
 
 
 @command("homeostat study", "homeostat study continual-backprop --budget paper --jobs 2")
@@ -80,7 +81,18 @@ def study(
 def _describe(cls: type[Any]) -> dict[str, Any]:
     first = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
     settings = {f.name: _plain(f.default) for f in dataclasses.fields(cls)}
-    return {"kind": cls.kind, "name": cls.name, "what": first, "settings": settings, "entries": list(cls.entries)}
+    described = {"kind": cls.kind, "name": cls.name, "what": first, "settings": settings, "entries": list(cls.entries)}
+    if cls.kind != "treatment":
+        return described
+    from homeostat.shell.run.compatibility import LINES
+
+    lines = [LINES[stage] for stage in (cls.stage, *cls.lines) if stage in LINES]
+    units, norms = ["unit groups"] * cls.needs_units, ["batch normalisation"] * cls.needs_batch_norm
+    return described | {"needs": list(dict.fromkeys([*lines, *units, *norms]))}
+
+
+def _needs(row: dict[str, Any]) -> list[str]:
+    return [", ".join(row["needs"])] if "needs" in row else []
 
 
 def _plain(value: Any) -> Any:

@@ -13,11 +13,6 @@ def lead(view: View) -> int:
     return 0 if isinstance(view.draw.seed, int) else 1
 
 
-def replicas(view: View) -> tuple[int, ...]:
-    """Shape of the replica axes: () for a single run, (R,) for a fleet."""
-    return tuple(next(iter(view.parameters.values())).shape[: lead(view)])
-
-
 def statistic_dtype(like: Tensor) -> torch.dtype:
     """The dtype for running statistics of a parameter: at least float32."""
     return torch.promote_types(like.dtype, torch.float32)

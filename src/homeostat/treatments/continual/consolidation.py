@@ -13,7 +13,7 @@ from homeostat.core.component import Cite, knob, option
 from homeostat.core.snapshot import Reading
 from homeostat.core.treatment import Stage, State, View
 from homeostat.treatments.regularization.penalty import GradientPenalty
-from homeostat.treatments.shapes import replicas, statistic_dtype
+from homeostat.treatments.shapes import lead, statistic_dtype
 
 _COUNTERS = ("steps", "tasks")
 
@@ -41,7 +41,7 @@ class Consolidation(GradientPenalty, abstract=True):
             for key in ("importance", "anchor", *self.sums):
                 state[f"{name}/{key}"] = zeros.clone()
             for key in _COUNTERS:
-                state[f"{name}/{key}"] = torch.zeros(replicas(view), dtype=torch.int64, device=value.device)
+                state[f"{name}/{key}"] = torch.zeros(value.shape[: lead(view)], dtype=torch.int64, device=value.device)
         return state
 
     def gradient(self, name: str, view: View, state: State) -> Tensor | None:

@@ -13,7 +13,7 @@ from homeostat.core.edits import Edit, SetValues
 from homeostat.core.snapshot import Reading
 from homeostat.core.tensors import broadcast_knob
 from homeostat.core.treatment import Stage, State, Treatment, View
-from homeostat.treatments.shapes import lead, replicas, statistic_dtype
+from homeostat.treatments.shapes import lead, statistic_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,13 @@ class Upgd(Treatment):
         }
 
     def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
-        names = [name for name in view.gradients if name in view.before]
+        names = [name for name in view.gradients if name in view.before and view.before[name].numel()]
+        if not names:
+            return [], state
         after = dict(state)
         for name in names:
             after[name] = self._utility(view, state[name], name, knobs)
-        best = self._largest(view, after, names)
+        best = _largest([after[name] for name in names], lead(view))
         edits: list[Edit] = []
         for name in names:
             now, was, u = view.parameters[name], view.before[name], after[name]
@@ -87,8 +89,8 @@ class Upgd(Treatment):
         moved = torch.lerp(held, new, 1 - broadcast_knob(knobs["decay"], held))
         return torch.where(new.isfinite(), moved, held)
 
-    def _largest(self, view: View, utilities: State, names: Sequence[str]) -> Tensor:
-        """The largest utility of the network [*R]."""
-        shape = replicas(view)
-        each = [u.flatten(lead(view)).amax(-1) if u.ndim > lead(view) else u for u in (utilities[n] for n in names)]
-        return torch.stack([e.reshape(shape).to(each[0].dtype) for e in each]).amax(0) if each else torch.zeros(shape)
+
+def _largest(utilities: Sequence[Tensor], replicas: int) -> Tensor:
+    """The largest utility of the network [*R]."""
+    each = [u.flatten(replicas).amax(-1) if u.ndim > replicas else u for u in utilities]
+    return torch.stack([e.to(each[0].dtype) for e in each]).amax(0)
