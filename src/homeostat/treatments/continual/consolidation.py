@@ -11,11 +11,10 @@ from torch import Tensor
 
 from homeostat.core.component import Cite, knob, option
 from homeostat.core.snapshot import Reading
+from homeostat.core.tensors import broadcast_knob
 from homeostat.core.treatment import Stage, State, View
 from homeostat.treatments.regularization.penalty import GradientPenalty
 from homeostat.treatments.shapes import lead, statistic_dtype
-
-_COUNTERS = ("steps", "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,38 +36,37 @@ class Consolidation(GradientPenalty, abstract=True):
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
         state: State = {}
         for name, value in view.parameters.items():
-            zeros = torch.zeros(value.shape, dtype=statistic_dtype(value), device=value.device)
-            for key in ("importance", "anchor", *self.sums):
-                state[f"{name}/{key}"] = zeros.clone()
-            for key in _COUNTERS:
-                state[f"{name}/{key}"] = torch.zeros(value.shape[: lead(view)], dtype=torch.int64, device=value.device)
+            now = value.to(statistic_dtype(value))
+            own = {"importance": torch.zeros_like(now), "anchor": now.clone(), **self.begin(now)}
+            own["steps"] = torch.zeros(value.shape[: lead(view)], dtype=torch.int64)
+            # on the CPU, so that looking for a boundary does not wait for the device
+            own["tasks"] = torch.full_like(own["steps"], view.task)
+            state |= {f"{name}/{key}": kept for key, kept in own.items()}
         return state
 
     def gradient(self, name: str, view: View, state: State) -> Tensor | None:
-        own = {key: state[f"{name}/{key}"] for key in ("importance", "anchor", *self.sums, *_COUNTERS)}
+        own = {key: state[f"{name}/{key}"] for key in ("importance", "anchor", "steps", "tasks", *self.sums)}
         value = view.parameters[name]
         now, gradient = (t.to(own["anchor"].dtype) for t in (value, view.gradients[name]))
-        over = (own["tasks"] < view.task).reshape(*own["tasks"].shape, *[1] * (now.ndim - own["tasks"].ndim))
-        consolidated = self.consolidate(own, now)
-        own = {key: torch.where(_like(over, kept), consolidated.get(key, kept), kept) for key, kept in own.items()}
-        own["tasks"] = own["tasks"].clamp(min=view.task)
-        pull = own["importance"] * (now - own["anchor"])
-        own |= self.count(own, now, gradient)
-        state |= {f"{name}/{key}": kept.contiguous() for key, kept in own.items()}
-        return pull.to(value.dtype) if view.task else None
+        if bool((own["tasks"] < view.task).any()):  # a boundary is one of all replicas
+            own |= self.consolidate(own, now) | self.begin(now)
+            own |= {"steps": torch.zeros_like(own["steps"]), "tasks": torch.full_like(own["tasks"], view.task)}
+        pull = own["importance"] * (now - own["anchor"]) if view.task else None
+        own |= self.count(own, now, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)) | {"steps": own["steps"] + 1}
+        state |= {f"{name}/{key}": kept for key, kept in own.items()}
+        return None if pull is None else pull.to(value.dtype)
+
+    def begin(self, now: Tensor) -> State:
+        """The sums at the beginning of a task, in which `now` are the weights."""
+        raise NotImplementedError
 
     def count(self, own: State, now: Tensor, gradient: Tensor) -> State:
         """The sums after this step, in which `now` are the weights before the update."""
         raise NotImplementedError
 
     def consolidate(self, own: State, now: Tensor) -> State:
-        """Importance, anchor and sums after a task that ended with the weights `now`."""
+        """Importance and anchor after a task that ended with the weights `now`."""
         raise NotImplementedError
-
-
-def _like(over: Tensor, kept: Tensor) -> Tensor:
-    """The mask of ended tasks, shaped for a counter or for a parameter."""
-    return over.reshape(over.shape[: kept.ndim]) if kept.ndim < over.ndim else over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,19 +118,19 @@ class ElasticWeightConsolidation(Consolidation):
     variant: str = option("separate", choices=("separate", "online"), doc="one anchor a task, or the last one alone")
     keep: float = option(1.0, doc="share of the importances that is kept at a task's end, online only")
 
+    def begin(self, now: Tensor) -> State:
+        return {"squares": torch.zeros_like(now)}
+
     def count(self, own: State, now: Tensor, gradient: Tensor) -> State:
-        squares = own["squares"] + torch.where(gradient.isfinite(), gradient, 0.0).square()
-        return {"squares": squares, "steps": own["steps"] + 1}
+        return {"squares": own["squares"].addcmul(gradient, gradient)}
 
     def consolidate(self, own: State, now: Tensor) -> State:
-        steps = own["steps"].clamp(min=1).reshape(*own["steps"].shape, *[1] * (now.ndim - own["steps"].ndim))
-        new, old = own["squares"] / steps, own["importance"]
-        cleared = {"squares": torch.zeros_like(now), "steps": torch.zeros_like(own["steps"])}
+        new, old = own["squares"] / broadcast_knob(own["steps"].clamp(min=1), now), own["importance"]
         if self.variant == "online":
-            return {"importance": self.keep * old + new, "anchor": now, **cleared}
+            return {"importance": self.keep * old + new, "anchor": now.clone()}
         total = old + new
         mean = torch.where(total > 0, (old * own["anchor"] + new * now) / torch.where(total > 0, total, 1.0), now)
-        return {"importance": total, "anchor": mean, **cleared}
+        return {"importance": total, "anchor": mean}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,21 +165,18 @@ class SynapticIntelligence(Consolidation):
     )
     damping: float = option(0.1, doc="xi, in squared weights; keeps the importance of unmoved weights finite")
 
+    def begin(self, now: Tensor) -> State:
+        zero = torch.zeros_like(now)
+        return {"omega": zero, "pull": zero.clone(), "start": now.clone(), "last": now.clone()}
+
     def count(self, own: State, now: Tensor, gradient: Tensor) -> State:
-        first = own["steps"].reshape(*own["steps"].shape, *[1] * (now.ndim - own["steps"].ndim)) == 0
-        start = torch.where(first, now, own["start"])
-        clean = torch.where(gradient.isfinite(), gradient, 0.0)
-        steps = own["steps"] + 1
-        return {"omega": self._path(own, now), "start": start, "last": now.clone(), "pull": clean, "steps": steps}
+        return {"omega": self._path(own, now), "last": now.clone(), "pull": gradient.clone()}
 
     def consolidate(self, own: State, now: Tensor) -> State:
         moved = (now - own["start"]).square() + self.damping
         importance = own["importance"] + 2 * self._path(own, now).clamp(min=0) / moved
-        zero = torch.zeros_like(now)
-        cleared = {"omega": zero, "pull": zero, "last": now, "steps": torch.zeros_like(own["steps"])}
-        return {"importance": importance, "anchor": now, **cleared}
+        return {"importance": importance, "anchor": now.clone()}
 
     def _path(self, own: State, now: Tensor) -> Tensor:
         """omega with the move since the last step."""
-        step = own["pull"] * (now - own["last"])
-        return own["omega"] - torch.where(step.isfinite(), step, 0.0)
+        return torch.addcmul(own["omega"], own["pull"], now - own["last"], value=-1)
