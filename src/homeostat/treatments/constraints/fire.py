@@ -39,7 +39,7 @@ class Fire(Treatment):
     Raises:
         Refused: the network has no weight matrix.
 
-    Source: Han et al. (2026), arXiv:2602.08040, algorithm 1, and the authors' code for scale and kernels.
+    Source: Han et al. (2026), arXiv:2602.08040, and the authors' code for scale and kernels.
 
     >>> Fire().stage.value
     'boundary'

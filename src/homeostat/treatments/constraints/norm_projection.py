@@ -32,14 +32,14 @@ class NormProjection(Periodic):
     the projection changes the function of the network.
 
     Biases and parameters of norms are not changed. A weight that is zero, starts at zero or is not finite stays as it
-    is. The paper also offers to regularise scales and offsets of norms towards their start, which `l2-init` does.
+    is. `l2-init` keeps the scales and offsets of norms near their start.
 
     No state.
 
     Raises:
         Refused: the network has no weight matrix.
 
-    Source: Lyle et al. (2024), arXiv:2407.01800, section 4.
+    Source: Lyle et al. (2024), arXiv:2407.01800.
 
     >>> NormProjection(every=10).name
     'norm-projection'

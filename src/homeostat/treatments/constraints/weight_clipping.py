@@ -24,7 +24,8 @@ class WeightClipping(Treatment):
         w <- min(max(w, -kappa * b), kappa * b)
 
     b is the half-width of a uniform initial distribution, and sqrt(3) standard deviations of a normal one (the uniform
-    distribution of the same variance). For torch's layers b is 1 / sqrt(fan_in) of weight and bias, as in the paper.
+    distribution of the same variance). For torch's layers b is 1 / sqrt(fan_in) of weight and bias, as in the
+    authors' code.
     Parameters of norms and those that started at a constant or at an unknown distribution are not changed.
 
     No state. Non-finite weights stay as they are.
@@ -32,8 +33,7 @@ class WeightClipping(Treatment):
     Raises:
         Refused: no parameter has a known random initial distribution.
 
-    Source: Elsayed, Lan, Lyle and Mahmood (2024), arXiv:2407.01704, algorithm 1. The paper sweeps kappa over 1 to 5;
-    the default is our choice.
+    Source: Elsayed, Lan, Lyle and Mahmood (2024), arXiv:2407.01704, and the authors' code. The default is our choice.
 
     >>> WeightClipping(kappa=2.0).name
     'weight-clipping'

@@ -25,7 +25,7 @@ class Consolidation(GradientPenalty, abstract=True):
     step and what importance follows from it at the end of a task.
 
     The gradients are those that the optimizer receives, without this penalty. If the loop clips them, the clipped ones
-    are used. Non-finite gradients are not counted.
+    are used. Non-finite gradients count as 0.
     """
 
     reads = frozenset({Reading.GRADIENTS})
@@ -87,8 +87,8 @@ class ElasticWeightConsolidation(Consolidation):
 
     State, for each parameter: "importance", "anchor", "squares" (running sum of g^2), "steps" and "tasks" [*R].
 
-    Source: Kirkpatrick et al. (2017), arXiv:1612.00796, equation 3 (with strength = lambda); online: Schwarz et al.
-    (2018), arXiv:1805.06370, section 2.2.
+    Source: Kirkpatrick et al. (2017), arXiv:1612.00796, with strength = lambda; online: Schwarz et al. (2018),
+    arXiv:1805.06370. The numbers of the equations were not checked.
 
     >>> ElasticWeightConsolidation(variant="online", keep=0.9).name
     'elastic-weight-consolidation'
@@ -142,14 +142,15 @@ class SynapticIntelligence(Consolidation):
         g <- g + 2 * strength * Omega * (w - w_end)
 
     -g * (w_after - w_before) is the first-order decrease of the loss by one weight in one step. Negative sums, of
-    weights that moved against the loss, count as 0, as in the authors' code. A step's move is read at the next one, so
-    it includes edits of other treatments.
+    weights that moved against the loss, count as 0. The authors' code (ganguli-lab/pathint) sets the running Omega to 0
+    instead where it becomes negative, so there a later task can lower the importance of a weight. A step's move is read
+    at the next one, so it includes edits of other treatments.
 
     State, for each parameter: "importance" (2 Omega), "anchor", "omega", "start", "last" (weights at the last step),
     "pull" (its gradient), "steps" and "tasks" [*R].
 
-    Source: Zenke, Poole and Ganguli (2017), arXiv:1703.04200, equations 3 to 5. Strength (the paper's c) is 0.1 for
-    permuted MNIST there; damping xi is 0.1 there for split MNIST: 1e-3.
+    Source: Zenke, Poole and Ganguli (2017), arXiv:1703.04200. The authors' code has damping xi 0.1 for permuted
+    MNIST and 1e-3 for split MNIST, and tries strengths c of 0.01, 0.1 and 1.
 
     >>> SynapticIntelligence(damping=0.1).name
     'synaptic-intelligence'
@@ -161,7 +162,12 @@ class SynapticIntelligence(Consolidation):
     sums = ("omega", "start", "last", "pull")
 
     strength: float = knob(
-        0.1, low=0.0, high=1e6, neutral=0.0, unit="loss per squared weight and unit of Omega", source="arXiv:1703.04200"
+        0.1,
+        low=0.0,
+        high=1e6,
+        neutral=0.0,
+        unit="loss per squared weight and unit of Omega",
+        source="the authors' code",
     )
     damping: float = option(0.1, doc="xi, in squared weights; keeps the importance of unmoved weights finite")
 

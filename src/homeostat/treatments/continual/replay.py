@@ -27,9 +27,8 @@ class ExperienceReplay(Treatment):
     State (empty before the first batch): `inputs` and `targets` [capacity, ...], and `keys` [capacity], -1 for an empty
     slot.
 
-    Source: Chaudhry et al. (2019), arXiv:1902.10486, section 4: one item of the memory for each new item. Balance by
-    class: Chrysakis and Moens (2020), whose sampler keeps the same distribution by another rule. The capacity is our
-    choice.
+    Source: Chaudhry et al. (2019), arXiv:1902.10486; one item of the memory for each new item, and the
+    capacity, are our choice. Balance by class: Chrysakis and Moens (2020), whose sampler follows another rule.
 
     Raises (at the first batch): Refused when inputs and targets are not tensors of equal length, their shape changes,
     or the balance is by class and the targets are not class numbers [N].
@@ -48,7 +47,7 @@ class ExperienceReplay(Treatment):
         "dtypes": "it keeps items of the user's batches in their dtype, and no statistics",
     }
 
-    share: float = knob(1.0, low=0.0, high=16.0, neutral=0.0, unit="old items per new item", source="arXiv:1902.10486")
+    share: float = knob(1.0, low=0.0, high=16.0, neutral=0.0, unit="old items per new item", source="our choice")
     capacity: int = integer(1000, unit="items")
     balance: str = option("reservoir", choices=("reservoir", "class"), doc="how the memory's room is shared")
 

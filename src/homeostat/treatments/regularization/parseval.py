@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from homeostat.core.component import Cite, knob, option
+from homeostat.core.edits import Edit
 from homeostat.core.snapshot import Reading
 from homeostat.core.treatment import State, View
 from homeostat.treatments.regularization.penalty import GradientPenalty
@@ -23,13 +25,14 @@ class ParsevalRegularization(GradientPenalty):
 
     Kernels are treated as matrices [out, in*kh*kw]. A matrix with more rows than columns cannot have orthogonal rows;
     the penalty is then smallest where W^T W = scale * I. Biases, norms and parameters without a gradient in this step
-    are not changed. The paper leaves the output layer out; `last` includes it (default False). The output layer is the
-    last weight in the order of the network's parameters.
+    are not changed. Nor is the output layer, unless `last` asks for it: its rows are directions of classes or values,
+    which need not be orthogonal. The output layer is the last weight in the order of the network's parameters. The code
+    of FIRE's authors (isaac7778/FIRE), which has this penalty as a baseline, includes every layer.
 
     No state. Cost: two products of each weight with its Gram matrix per step.
 
-    Source: Chung, Cherif, Meger and Precup (2024), arXiv:2412.07224, equation 1. Strength and scale are our choice:
-    scale 1 keeps the norm of what passes through a square layer.
+    Source: Chung, Cherif, Meger and Precup (2024), arXiv:2412.07224. Strength and scale are our choice: scale 1
+    keeps the norm of what passes through a square layer.
 
     >>> ParsevalRegularization(strength=1e-4).scale
     1.0
@@ -50,8 +53,13 @@ class ParsevalRegularization(GradientPenalty):
     scale: float = option(1.0, doc="the squared length of the rows")
     last: bool = option(False, choices=(True, False), doc="whether the output layer is regularised too")
 
+    def plan(self, view: View, state: State, knobs: Mapping[str, Tensor]) -> tuple[Sequence[Edit], State]:
+        left_out = "" if self.last else _output_layer(view)
+        regularised = {name: gradient for name, gradient in view.gradients.items() if name != left_out}
+        return super().plan(replace(view, gradients=regularised), state, knobs)
+
     def gradient(self, name: str, view: View, state: State) -> Tensor | None:
-        if not view.is_weight(name) or (not self.last and name == _output_layer(view)):
+        if not view.is_weight(name):
             return None
         weight = view.parameters[name]
         matrix = as_matrix(weight, lead(view))
@@ -61,5 +69,6 @@ class ParsevalRegularization(GradientPenalty):
 
 
 def _output_layer(view: View) -> str:
+    """The name of the last weight, "" if it is the only one."""
     weights = list(view.weights())
     return weights[-1] if len(weights) > 1 else ""

@@ -24,13 +24,13 @@ class HareAndTortoise(Treatment):
         hare <- tortoise                                         every `every` steps
 
     The trained weights (the hare) adapt fast; their average (the tortoise) keeps what lasts. The average starts at the
-    weights of the first step. At decay 0 the average is the weights, and nothing changes. The paper evaluates the
-    tortoise, which `temporal-ensemble` with the same decay does.
+    weights of the first step. At decay 0 the average is the weights, and nothing changes. `temporal-ensemble`
+    with the same decay evaluates with the tortoise.
 
     State: "<parameter>", the tortoise, in at least float32. Non-finite weights are not averaged.
 
-    Source: Lee et al. (2024), arXiv:2406.02596, section 4. The paper chooses decay and interval per experiment; the
-    defaults are our choice, with an interval of two times the memory 1 / (1 - decay) of the average.
+    Source: Lee et al. (2024), arXiv:2406.02596. The defaults are our choice, not checked in the paper,
+    with an interval of two times the memory 1 / (1 - decay) of the average.
 
     >>> HareAndTortoise(every=500).name
     'hare-and-tortoise'

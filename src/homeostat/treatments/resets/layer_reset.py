@@ -33,8 +33,8 @@ class LayerReset(Periodic):
     Raises:
         Refused: no weight has a known initial distribution.
 
-    Source: Nikishin, Schwarzer, D'Oro, Bacon and Courville (2022), arXiv:2205.07802, section 4. They reset the last
-    layers every 2e5 steps (SAC: the whole agent; Atari: the last layer, every 2e4 steps).
+    Source: Nikishin, Schwarzer, D'Oro, Bacon and Courville (2022), arXiv:2205.07802. The intervals and layers of
+    their experiments were not checked; the defaults are our choice.
 
     >>> LayerReset(layers=2, every=20_000).layers
     2
@@ -51,7 +51,7 @@ class LayerReset(Periodic):
     optimizer_state = "cleared for the reset layers; in a single run their step counts too"
     trial: ClassVar[Mapping[str, Any]] = {"every": 5}
 
-    layers: int = knob(1, low=0, high=1024, neutral=0, unit="layers", source="arXiv:2205.07802, Atari", integer=True)
+    layers: int = knob(1, low=0, high=1024, neutral=0, unit="layers", source="our choice", integer=True)
     every: int = integer(20_000, unit="steps")
 
     def init(self, view: View, knobs: Mapping[str, Tensor]) -> State:
