@@ -22,6 +22,7 @@ _SUBJECTS = (
     "library",
     "catalogue",
     "compare",
+    "metrics",
     "check",
     "clinic",
     "new",
